@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
 import uuid
@@ -46,7 +47,7 @@ class _Completions:
         self._serving, self._asked, self._prompts, self._options = serving, asked, prompts, options
         self._id, self._created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
         self._lengths: dict[int, int] = {}
-        self._token_texts: dict[int, str] = {}
+        self._token_text = functools.cache(lambda token: self._text([token]))
 
     async def whole(self, adapter: bool) -> dict[str, Any]:
         groups = await answered(await drawing(self._serving.engine, self._prompts, self._asked, adapter))
@@ -137,12 +138,6 @@ class _Completions:
 
     def _token(self, token: int) -> str:
         return self._options.token(token, self._token_text(token))
-
-    def _token_text(self, token: int) -> str:
-        text = self._token_texts.get(token)
-        if text is None:
-            text = self._token_texts[token] = self._text([token])
-        return text
 
     def _text(self, ids: list[int]) -> str:
         tokenizer = self._serving.engine.tokenizer

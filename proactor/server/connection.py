@@ -19,7 +19,7 @@ def patient_protocol(limits: Limits, metrics: Metrics) -> type[H11Protocol]:
     """uvicorn's protocol with `Limits.max_connections`, `Limits.head_timeout` and `Limits.write_timeout`."""
 
     class PatientProtocol(H11Protocol):
-        """Drops a client that is one too many, does not finish a request's head, or does not read its answer."""
+        """Drops a client that is one too many, does not finish a head, or does not read its answer."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)

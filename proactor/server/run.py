@@ -41,8 +41,8 @@ def make_room(limits: Limits) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ServeError(
-            f"--max-concurrent {limits.max_concurrent}: takes up to {limits.max_connections} connections, and "
-            f"this process may open {hard} files; give a smaller one, or run `ulimit -Hn {needed}` before"
+            f"--max-concurrent {limits.max_concurrent}: takes up to {limits.max_connections} connections, "
+            f"and this process may open {hard} files; give a smaller one, or run `ulimit -Hn {needed}` before"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from fastapi import Request
 
+from proactor.server import models as models_module
 from proactor.server.app import create_app
 from proactor.server.keys import Keys
 from proactor.server.limits import Limits
-from proactor.server import models as models_module
 from proactor.server.models import Models
 from proactor.server.refusals import Refused
 from proactor.server.run import ServeError, bind, make_room, run
@@ -73,7 +73,7 @@ def test_a_server_may_open_a_file_for_each_connection(monkeypatch: pytest.Monkey
     assert allowed["now"] == (1024, 4096)
     make_room(Limits(max_concurrent=256))
     assert allowed["now"] == (1280, 4096)
-    with pytest.raises(ServeError, match="--max-concurrent 2000: takes up to 8000 .* may open 4096 files"):
+    with pytest.raises(ServeError, match=r"--max-concurrent 2000: takes up to 8000 .* may open 4096 files"):
         make_room(Limits(max_concurrent=2000))
     assert allowed["now"] == (1280, 4096)
 
@@ -141,7 +141,7 @@ def test_a_swap_waits_for_the_models_own_answers_but_not_for_ever(
 
 
 def test_the_event_loop_decodes_no_log_probabilities(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of tokens with twenty others each would hold up every other client; and each is decoded once."""
+    """Thousands of tokens with twenty others each would hold up every client; and each is decoded once."""
     decoded: list[tuple[threading.Thread, list[int]]] = []
     tokenizer = server.engine.tokenizer
     real = tokenizer.decode
