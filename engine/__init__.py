@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from proactor.engine.config import SFT as SFT
     from proactor.engine.config import AdamW as AdamW
     from proactor.engine.config import EngineConfig as EngineConfig
+    from proactor.engine.config import Overlong as Overlong
     from proactor.engine.config import Sampling as Sampling
     from proactor.engine.constraint import Constraint as Constraint
     from proactor.engine.drawing import Drawing as Drawing
@@ -111,7 +112,7 @@ _MODULES = {
         "AdamW",
         "EngineConfig",
         "GRPO",
-        "LoRA",
+        "Overlong",
         "Sampling",
         "SFT",
     ),

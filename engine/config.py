@@ -207,21 +207,48 @@ class AdamW(Config):
         return self
 
 
+class Overlong(Config):
+    """Overlong reward shaping (DAPO, arXiv 2503.14476, equation 13 [NOTES]): from ``limit - cache`` trained
+    tokens on, a sample's reward falls in a line, at ``limit`` by ``penalty``, and no further.
+    """
+
+    limit: int = Field(ge=1)
+    cache: int = Field(ge=1)
+    penalty: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _within(self) -> Overlong:
+        if self.cache > self.limit:
+            raise ValueError(f"cache={self.cache} is above limit={self.limit}")
+        return self
+
+
 class GRPO(AdamW):
     """Group-relative policy optimisation (arXiv 2402.03300).
 
     The defaults are ART's [CODE]: clip 0.2, no KL, population deviation, token mean. ``normalizer``: the
-    divisor of a step's loss, summed over all ranks and trees: trained tokens, samples (each with its own
-    token mean), or ``constant``; groups without spread count, masked tokens and samples do not.
+    divisor of a step's loss, summed over all ranks and trees: trained tokens, samples or turns (each with its
+    own token mean), or ``constant``; groups without spread count, masked tokens and samples do not.
     ``minibatches``: steps an epoch, to which whole trees are dealt in an order that depends on their tokens
     alone. ``importance_cap`` truncates the weight exp(policy - sampled log-probability), which is 1 unless
     top-k, top-p, min-p, a mask or a constraint filtered the distribution; None leaves the weight out.
-    ``importance``: a token beyond the cap counts as at the cap, or (masked) not at all.
+    ``importance``: a token beyond the cap counts as at the cap, or (masked) not at all. ``old_policy``: what
+    the ratio compares with, the log-probabilities that the sampler recorded, or those that the trainer
+    computes anew before the first update; the importance weight is then of the trainer's against the
+    sampler's distribution.
 
     ``advantages``, ``ratio``, ``clip`` and ``kl`` give its relatives (`kernels/grpo.py` and
     `engine/policy_terms.py` have the formulas): Dr. GRPO is mean with ``normalizer`` constant, RLOO is rloo,
     GSPO is ratio sequence with ``normalizer`` samples, CISPO is clip cispo, DAPO's loss is ``epsilon_high``
-    above ``epsilon`` with ``normalizer`` tokens.
+    above ``epsilon`` with ``normalizer`` tokens, its reward shaping ``overlong``. REINFORCE++ is advantages
+    reinforce, or reinforce_baseline; both compare over the whole step (`engine/advantages.py`).
+
+    ``entropy_bonus``: times the entropy of each token's distribution, taken off the loss. Groups without
+    advantage are left out only where it and ``beta`` are 0.
+
+    ``branch_credit``: the advantage of a sample that others continue (`Group.parent`), which is trained once:
+    its own, or the sum or the mean of those of the samples that end below it; then it needs no reward. With
+    sum it weighs as in N copies of it, as far as its ratio is not clipped.
     """
 
     epsilon: float = Field(0.2, gt=0)
@@ -230,8 +257,12 @@ class GRPO(AdamW):
     kl: Literal["k1", "k2", "k3"] = "k3"
     ratio: Literal["token", "sequence"] = "token"
     clip: Literal["ppo", "cispo"] = "ppo"
-    advantages: Literal["art", "verl", "mean", "rloo"] = "art"
-    normalizer: Literal["tokens", "samples", "constant"] = "tokens"
+    advantages: Literal["art", "verl", "mean", "rloo", "reinforce", "reinforce_baseline"] = "art"
+    branch_credit: Literal["own", "mean", "sum"] = "own"
+    overlong: Overlong | None = None
+    entropy_bonus: float = Field(0.0, ge=0)
+    old_policy: Literal["recorded", "recomputed"] = "recorded"
+    normalizer: Literal["tokens", "samples", "turns", "constant"] = "tokens"
     constant: float = Field(1.0, gt=0)
     importance_cap: float | None = Field(None, gt=0)
     importance: Literal["truncated", "masked"] = "truncated"
@@ -242,5 +273,5 @@ class GRPO(AdamW):
 class SFT(AdamW):
     """Supervised loss: mean negative log-likelihood of the unmasked tokens."""
 
-    normalizer: Literal["tokens", "samples", "constant"] = "tokens"
+    normalizer: Literal["tokens", "samples", "turns", "constant"] = "tokens"
     constant: float = Field(1.0, gt=0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from proactor.engine import training
 from proactor.engine.adapter_io import load_adapter, save_adapter
 from proactor.engine.arguments import instance, integer, listed, path_of, short
+from proactor.engine.checks import check_groups
 from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, Sampling
 from proactor.engine.drawing import Drawing
 from proactor.engine.group_plan import GroupPlan, group_planner
@@ -237,6 +238,7 @@ class Engine(Parts):
         if not callable(loss):
             raise EngineError(f"forward_backward: loss should be a function, not {short(loss)}")
         groups = [g for unit in units for g in (unit.groups if isinstance(unit, Tree) else [unit])]
+        check_groups(groups, self.policy_version)
         self._policy.refuse_long(groups, gradient=True)
         add = partial(trainer.forward_backward, groups, loss, version=self.policy_version)
         tally = self._owner.call(add)

@@ -22,7 +22,9 @@ class TokenBatch:
     target: int64 ids. old, sampled: recorded policy and sampled log-probabilities, float32, NaN where a
     sample has none. advantage, weight: float32. sample: int64 index into ``samples``. position: int64 index
     into the sample's ``token_ids``. version: int64, the policy version that drew it. entropy: float32, filled
-    in by the trainer. reference: log-probabilities with the adapter off, if the loss has ``needs_reference``.
+    in by the trainer; a loss may depend on it, with gradient. reference: log-probabilities with the adapter
+    off, if the loss has ``needs_reference``. recorded: what the sampler recorded as ``old``, where the
+    trainer put log-probabilities of its own there (None: it did not).
     """
 
     target: Tensor
@@ -36,6 +38,14 @@ class TokenBatch:
     samples: list[Sample]
     entropy: Tensor
     reference: Tensor | None = None
+    recorded: Tensor | None = None
+
+    def turns(self) -> Tensor:
+        """The number [N] of each token's turn (`Sample.turns`), counted over all samples."""
+        first = torch.ones_like(self.sample, dtype=torch.bool)
+        same = self.sample[1:] == self.sample[:-1]
+        first[1:] = ~(same & (self.position[1:] == self.position[:-1] + 1))
+        return first.cumsum(0) - 1
 
     def take(self, tokens: Tensor | slice) -> TokenBatch:
         """The batch of some tokens. Columns not filled in yet stay as they are, ``samples`` stays whole."""
@@ -157,7 +167,8 @@ def layout(tree: Tree) -> Layout:
 def _pairs(tree: Tree, start: dict[int, int]) -> tuple[Ids, dict[str, NDArray[np.generic]], list[Sample]]:
     """Predecessor row of each trained token, and the columns of `TokenBatch`."""
     parts: dict[str, list[NDArray[np.generic]]] = {
-        k: [] for k in ("row", "target", "old", "sampled", "advantage", "sample", "position", "version")
+        k: []
+        for k in ("row", "target", "old", "sampled", "advantage", "weight", "sample", "position", "version")
     }
     samples: list[Sample] = []
     for g, group in enumerate(tree.groups):
@@ -175,13 +186,13 @@ def _pairs(tree: Tree, start: dict[int, int]) -> tuple[Ids, dict[str, NDArray[np
             parts["old"].append(_column(sample.policy_logprobs, length)[keep])
             parts["sampled"].append(_column(sample.logprobs, length)[keep])
             parts["advantage"].append(np.asarray(sample.token_advantages(), np.float32)[keep])
+            parts["weight"].append(np.asarray(sample.token_weights(), np.float32)[keep])
             parts["sample"].append(np.full(len(keep), len(samples), np.int64))
             parts["position"].append(keep.astype(np.int64))
             parts["version"].append(np.asarray(sample.token_versions(), np.int64)[keep])
             samples.append(sample)
     joined = {k: np.concatenate(v) if v else np.empty(0, np.int64) for k, v in parts.items()}
     row = joined.pop("row").astype(np.int64)
-    joined["weight"] = np.ones(len(row), np.float32)
     return row, joined, samples
 
 

@@ -89,10 +89,8 @@ def _by_sequence(
     results: Iterable[tuple[Tensor, Layout]], places: Mapping[int, int], empty: list[Tensor]
 ) -> list[Tensor]:
     """Values of trees' trained tokens, dealt to the sequences; ``empty`` stands for those without any."""
-    for values, flat in results:
-        counts = torch.bincount(flat.batch.sample, minlength=len(flat.batch.samples)).tolist()
-        for sample, part in zip(flat.batch.samples, values.cpu().split(counts), strict=True):
-            empty[places[id(sample)]] = part
+    for sample, part in by_sample(results):
+        empty[places[id(sample)]] = part.cpu()
     return empty
 
 
@@ -101,6 +99,20 @@ def _span(span: Sequence[int], index: int) -> tuple[int, int]:
         raise EngineError(f"logprobs: the span of sequence {index} is (start, end), not {short(span)}")
     what = f"logprobs: each end of the span of sequence {index}"
     return integer(span[0], what), integer(span[1], what)
+
+
+def scored_samples(
+    policy: Policy, groups: Sequence[Group], adapter: bool = True
+) -> Iterator[tuple[Sample, Tensor]]:
+    """Each sample of ``groups`` with the log-probabilities of its trained tokens."""
+    return by_sample(scored_trees(policy, groups, adapter))
+
+
+def by_sample(results: Iterable[tuple[Tensor, Layout]]) -> Iterator[tuple[Sample, Tensor]]:
+    """(values, layout) of trees as each sample with the values of its trained tokens."""
+    for values, flat in results:
+        counts = torch.bincount(flat.batch.sample, minlength=len(flat.batch.samples)).tolist()
+        yield from zip(flat.batch.samples, values.split(counts), strict=True)
 
 
 def scored_trees(

@@ -5,14 +5,17 @@ tokens, and may have two attributes: ``normalizer`` and ``needs_reference`` (the
 log-probabilities with the adapter off).
 
 ``normalizer`` names the divisor of the sum over all trees, calls and ranks between two steps: "tokens" (the
-default: trained tokens), "samples" (those with a trained token; each one's sum is then its token mean), or a
-number, which divides the whole sum once.
+default: trained tokens), "samples" or "turns" (those with a trained token; each one's sum is then its token
+mean), or a number, which divides the whole sum once.
+
+A loss may depend on ``batch.entropy`` too, whose gradient goes through the whole distribution of each token.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,13 +32,17 @@ from proactor.kernels.grpo import STATISTICS, policy_loss
 Loss = Callable[[Tensor, TokenBatch], Any]
 Statistics = Mapping[str, float | Tensor]
 NAMES = frozenset(
-    ("loss", "tokens", "samples", "entropy", "gap", "gap_tokens", "rows", "flat", "masked_groups")
+    ("loss", "tokens", "samples", "turns", "entropy", "gap", "gap_tokens", "rows", "flat", "masked_groups")
 )
 """The sums that the trainer tallies itself."""
+UNITS = ("tokens", "samples", "turns")
+"""What a loss may be divided by the number of."""
 
 
 class GRPOLoss:
-    """Clipped policy-gradient loss of `GRPO`, weighted by ``batch.weight`` and capped importance weights.
+    """Clipped policy-gradient loss of `GRPO`, with its KL and its entropy bonus.
+
+    Each term of a token is weighted by ``batch.weight`` and its capped importance weight.
 
     ``by_token``: each token's term depends on nothing of the others.
     """
@@ -50,10 +57,12 @@ class GRPOLoss:
         """The loss summed over the tokens of ``logprobs`` [N], and the sums its statistics are made of."""
         c = self.config
         old = torch.where(batch.old.isnan(), logprobs.detach(), batch.old)
-        weight = batch.weight
+        weight, extra = batch.weight, dict[str, Tensor]()
         if c.importance_cap is not None:
-            ratio = (batch.old - batch.sampled).exp().nan_to_num(nan=1.0)
+            drawn_by = old if c.old_policy == "recomputed" else batch.old
+            ratio = (drawn_by - batch.sampled).exp().nan_to_num(nan=1.0)
             weight = weight * importance(ratio, c.importance_cap, c.importance == "masked")
+            extra["capped_share"] = (ratio > c.importance_cap).sum()
         high = c.epsilon if c.epsilon_high is None else c.epsilon_high
         settings = c.epsilon, high, c.beta
         if c.ratio == "token" and c.clip == "ppo" and (c.kl == "k3" or batch.reference is None):
@@ -66,8 +75,12 @@ class GRPOLoss:
                 logprobs, change, batch.advantage, weight, batch.reference, *settings, c.clip, c.kl
             )
         sums = dict(zip(STATISTICS, statistics.unbind(), strict=True))  # tensors: no sync with the GPU here
-        kl = {} if batch.reference is None else {"kl": sums["kl"]}
-        return loss.sum(), {"clip_share": sums["clipped"], **kl}
+        if batch.reference is not None:
+            extra["kl"] = sums["kl"]
+        total = loss.sum()
+        if c.entropy_bonus > 0:
+            total = total - c.entropy_bonus * (batch.entropy * weight).sum()
+        return total, {"clip_share": sums["clipped"], **extra}
 
 
 class SFTLoss:
@@ -84,25 +97,37 @@ class SFTLoss:
 
 
 class SlopeLoss:
-    """The log-probabilities times ``batch.weight``: to first order the loss whose slopes those are."""
+    """The log-probabilities times ``batch.weight``: to first order the loss whose slopes those are.
+
+    ``entropy``: plus the entropies times ``batch.advantage``, the slopes in those.
+    """
 
     needs_reference = False
 
+    def __init__(self, entropy: bool = False) -> None:
+        self.entropy = entropy
+
     def __call__(self, logprobs: Tensor, batch: TokenBatch) -> Tensor:
         """The sum over the tokens of ``logprobs`` [N]."""
-        return (logprobs * batch.weight).sum()
+        total = (logprobs * batch.weight).sum()
+        return total + (batch.entropy * batch.advantage).sum() if self.entropy else total
 
 
-def slopes(loss: Loss, logprobs: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor, Statistics]:
-    """(sum, its gradient in ``logprobs`` [N], statistics) of any loss. Raises EngineError as `evaluate`, and
-    for a sum without gradient.
+def slopes(
+    loss: Loss, logprobs: Tensor, batch: TokenBatch
+) -> tuple[Tensor, Tensor, Tensor | None, Statistics]:
+    """(sum, its gradient in ``logprobs`` [N] and in ``batch.entropy`` [N], statistics) of any loss.
+
+    The second gradient is None where it does not depend on the entropies.
+
+    Raises EngineError as `evaluate`, and for a sum without gradient.
     """
     with torch.enable_grad():
-        leaf = logprobs.detach().requires_grad_()
-        value, statistics = evaluate(loss, leaf, batch)
+        leaves = logprobs.detach().requires_grad_(), batch.entropy.detach().requires_grad_()
+        value, statistics = evaluate(loss, leaves[0], replace(batch, entropy=leaves[1]))
         refuse_constant(value)
-        (slope,) = torch.autograd.grad(value, leaf)
-    return value.detach(), slope, statistics
+        slope, spread = torch.autograd.grad(value, leaves, allow_unused=True)
+    return value.detach(), torch.zeros_like(logprobs) if slope is None else slope, spread, statistics
 
 
 def refuse_constant(value: Tensor) -> None:
@@ -119,12 +144,14 @@ def _normalizer(config: GRPO | SFT) -> str | float:
 
 
 def normalizer_of(loss: Loss) -> str | float:
-    """The loss's ``normalizer``. Raises EngineError unless it is "tokens", "samples" or a number above 0."""
+    """The loss's ``normalizer``. Raises EngineError unless it is one of `UNITS` or a number above 0."""
     name = getattr(loss, "normalizer", "tokens")
     if isinstance(name, int | float) and not isinstance(name, bool) and 0 < name < math.inf:
         return float(name)
-    if name not in ("tokens", "samples"):
-        raise EngineError(f"loss.normalizer: {name!r} is not 'tokens', 'samples' or a number above 0")
+    if name not in UNITS:
+        raise EngineError(
+            f"loss.normalizer: {name!r} is not {', '.join(map(repr, UNITS))} or a number above 0"
+        )
     return str(name)
 
 
@@ -171,9 +198,11 @@ class PartialLoss:
         self.batch = flat.batch.take(flat.unsort.argsort())
         self.statistics: dict[str, Tensor | float] = {}
 
-    def __call__(self, logprobs: Tensor, pairs: slice) -> Tensor:
-        """The loss of the pairs ``pairs``, whose log-probabilities these are; adds to `statistics`."""
-        value, statistics = evaluate(self.loss, logprobs, self.batch.take(pairs))
+    def __call__(self, logprobs: Tensor, entropy: Tensor, pairs: slice) -> Tensor:
+        """The loss of the pairs ``pairs``, whose log-probabilities and entropies these are; adds to
+        `statistics`.
+        """
+        value, statistics = evaluate(self.loss, logprobs, replace(self.batch.take(pairs), entropy=entropy))
         for name, part in statistics.items():
             self.statistics[name] = self.statistics.get(name, 0.0) + part
         return value

@@ -37,12 +37,19 @@ class Meeting:
     """The ranks of a process group, over gloo sockets of their own: a failed collective does not close them.
 
     ``timeout``: seconds to wait for a rank. Every rank must make it. Raises RankError where not all do so in
-    time. ``lost``: why the ranks cannot meet any more, which every later exchange raises. ``store``: the
-    process group's; it lies with rank 0, or with torchrun's agent. ``name``: this meeting's in it.
-    ``queues``: how many work queues were put there.
+    time. ``device``: this rank's GPU, to which its collectives are bound. ``lost``: why the ranks cannot meet
+    any more, which every later exchange raises. ``store``: the process group's; it lies with rank 0, or with
+    torchrun's agent. ``name``: this meeting's in it. ``queues``: how many work queues were put there.
     """
 
-    def __init__(self, rank: int, world_size: int, backend: str, timeout: float) -> None:
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        backend: str,
+        timeout: float,
+        device: torch.device | None = None,
+    ) -> None:
         self.rank, self.world_size, self.timeout = rank, world_size, timeout
         self.owns_world = not dist.is_initialized()
         self.lost, self.queues, self.name = "", 0, f"meeting/{next(_numbers)}"
@@ -50,7 +57,7 @@ class Meeting:
 
         def join() -> Any:
             if self.owns_world:
-                dist.init_process_group(backend, timeout=limit)
+                dist.init_process_group(backend, timeout=limit, device_id=device)
             self.store = dist.distributed_c10d._get_default_store()
             return dist.new_group(backend="gloo", timeout=limit)
 

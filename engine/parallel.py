@@ -44,8 +44,9 @@ class Parallel:
         self.device = device
         self.meeting: Meeting | None = None
         if self.world_size > 1:
-            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            self.meeting = Meeting(self.rank, self.world_size, backend, timeout)
+            on_gpu = device.type == "cuda"
+            backend, bound = ("cpu:gloo,cuda:nccl", device) if on_gpu else ("gloo", None)
+            self.meeting = Meeting(self.rank, self.world_size, backend, timeout, bound)
             # gloo's threads must end before the interpreter does: a process that exits with them may abort
             atexit.register(self.release)
 

@@ -8,6 +8,7 @@ of 2^-40), so that neither the order of trees nor their assignment to ranks chan
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from proactor.engine.optimizer import Optimizer
 from proactor.engine.parallel import Parallel, describe
 from proactor.engine.ranges import ranged
 from proactor.engine.tree import Tree
-from proactor.engine.tree_gradient import backward
+from proactor.engine.tree_gradient import OldPolicy, backward
 from proactor.engine.types import EngineError, Group, with_parents
 
 Trees = Callable[[Sequence[Group]], Iterable[Tree]]
@@ -74,17 +75,24 @@ class Trainer:
         self.normalizer: str | float | None = None  # of the gradient accumulated so far; None: nothing is
         self.counted = 0.0  # this rank's tokens or samples, when they are the normaliser
         self.failure = ""  # why the accumulated gradient lacks a part
+        self.nonfinite = False  # whether a part of it is not finite, which the fixed-point sum cannot hold
         self.fixed = torch.zeros_like(self.lora.flat, dtype=torch.int64) if decoder.form.exact else None
 
     def forward_backward(
-        self, groups: Sequence[Group], loss: Loss, counted: float | None = None, version: int | None = None
+        self,
+        groups: Sequence[Group],
+        loss: Loss,
+        counted: float | None = None,
+        version: int | None = None,
+        old: OldPolicy | None = None,
     ) -> Tally:
         """Add the gradient of ``loss`` summed over ``groups``, without a step.
 
         Groups without a trained token are left out and counted as ``masked_groups``. ``counted``: the tokens
         or samples that these groups add to the normaliser, when skipped groups count too. ``version``:
-        tokens of this policy version are compared with the sampler's log-probabilities. Raises EngineError
-        for a loss of another normaliser than the gradient accumulated so far.
+        tokens of this policy version are compared with the sampler's log-probabilities. ``old``: as
+        `tree_gradient.backward`. Raises EngineError for a loss of another normaliser than the gradient
+        accumulated so far.
         """
         normalizer, tally = normalizer_of(loss), Tally()
         if self.normalizer not in (None, normalizer):
@@ -99,7 +107,7 @@ class Trainer:
             for tree in self.trees(kept):
                 what = f"a pass over a tree of {tree.rows} rows"
                 with naming_shortage(self.decoder.device, what, "set token_budget to less"):
-                    self._accumulate(tree, loss, tally, version)
+                    self._accumulate(tree, loss, tally, version, old)
         except Exception as error:
             self.failure = describe(error)
             raise
@@ -108,9 +116,11 @@ class Trainer:
         self.normalizer = normalizer
         return tally
 
-    def _accumulate(self, tree: Tree, loss: Loss, tally: Tally, version: int | None) -> None:
+    def _accumulate(
+        self, tree: Tree, loss: Loss, tally: Tally, version: int | None, old: OldPolicy | None
+    ) -> None:
         with ranged("train: tree"):
-            done = backward(self.decoder, tree, loss, self.chunk_rows(tree))
+            done = backward(self.decoder, tree, loss, self.chunk_rows(tree), old)
         if self.fixed is not None:
             self._add_fixed()
         tally.add(done.statistics)
@@ -120,13 +130,17 @@ class Trainer:
         _compare(done.logprobs, done.batch, tally, version)
 
     def _add_fixed(self) -> None:
-        """Move the float gradient into the fixed-point sum."""
+        """Move the float gradient into the fixed-point sum. Raises EngineError for one that is too large."""
         assert self.fixed is not None
         top = float(self.lora.grad.abs().max())
-        if not top < FIXED_LIMIT:
+        if not math.isfinite(top):
+            self.nonfinite = True
+            self.lora.grad.zero_()
+            return
+        if top >= FIXED_LIMIT:
             raise EngineError(
-                f"gradient: largest element {top:g} is not finite or above {FIXED_LIMIT:g}; lower the "
-                "loss's scale or the rewards"
+                f"gradient: largest element {top:g} is above {FIXED_LIMIT:g}; lower the loss's scale or the "
+                "rewards"
             )
         self.fixed += (self.lora.grad.double() * FIXED_POINT).round().long()
         self.lora.grad.zero_()
@@ -141,8 +155,8 @@ class Trainer:
             return self._reduce()
 
     def _reduce(self) -> float:
-        total = self._divisor()
-        self.normalizer, self.counted = None, 0.0
+        total, nonfinite = self._divisor()
+        self.normalizer, self.counted, self.nonfinite = None, 0.0, False
         self.lora.attach_grad()
         divisor = total if total > 0 else 1.0
         if self.fixed is not None:
@@ -151,24 +165,30 @@ class Trainer:
             self.fixed.zero_()
         else:
             self.parallel.sum(self.lora.grad, "sum of gradients").div_(divisor)
+        if nonfinite:
+            self.lora.grad.fill_(math.nan)
         return total
 
-    def _divisor(self) -> float:
-        """The normaliser over all ranks, 0 when no rank accumulated anything."""
-        ranks = self.parallel.gather((self.normalizer, self.counted, self.failure), "normaliser")
-        for rank, (_, _, failure) in enumerate(ranks):
+    def _divisor(self) -> tuple[float, bool]:
+        """(The normaliser over all ranks, 0 when no rank accumulated anything; whether a rank's fixed-point
+        gradient lacks a part that is not finite).
+        """
+        mine = self.normalizer, self.counted, self.failure, self.nonfinite
+        ranks = self.parallel.gather(mine, "normaliser")
+        for rank, (_, _, failure, _) in enumerate(ranks):
             if failure:
                 raise EngineError(
                     f"rank {rank}: forward_backward raised ({failure}), so the gradient is incomplete; "
                     "zero_grad first"
                 )
-        names = {normalizer for normalizer, _, _ in ranks if normalizer is not None}
+        names = {normalizer for normalizer, *_ in ranks if normalizer is not None}
         if len(names) > 1:
-            raise EngineError(f"loss.normalizer: differs between ranks: {[name for name, _, _ in ranks]}")
+            raise EngineError(f"loss.normalizer: differs between ranks: {[name for name, *_ in ranks]}")
+        nonfinite = any(broken for *_, broken in ranks)
         for name in names:
             if isinstance(name, float):
-                return name
-        return sum(counted for _, counted, _ in ranks)
+                return name, nonfinite
+        return sum(counted for _, counted, _, _ in ranks), nonfinite
 
     def step(self, config: AdamW) -> dict[str, float]:
         """`reduce`, and the optimizer's step with the sum."""
@@ -190,7 +210,7 @@ class Trainer:
         """Forget accumulated gradients and their normaliser."""
         self.lora.attach_grad()
         self.lora.grad.zero_()
-        self.normalizer, self.counted, self.failure = None, 0.0, ""
+        self.normalizer, self.counted, self.failure, self.nonfinite = None, 0.0, "", False
         if self.fixed is not None:
             self.fixed.zero_()
 
@@ -199,9 +219,11 @@ def _compare(logp: Tensor, batch: TokenBatch, tally: Tally, version: int | None)
     """Tally how far the sampler's recorded log-probabilities are from the trainer's."""
     tally.sums["tokens"] += len(logp)
     tally.sums["samples"] += sum(any(s.trained_mask()) for s in batch.samples)
+    tally.sums["turns"] += sum(len(s.turns()) for s in batch.samples)
     tally.sums["entropy"] += float(batch.entropy.sum())
-    use = ~batch.old.isnan() & (batch.version == version if version is not None else False)
-    gap = (logp - batch.old)[use]
+    recorded = batch.old if batch.recorded is None else batch.recorded
+    use = ~recorded.isnan() & (batch.version == version if version is not None else False)
+    gap = (logp - recorded)[use]
     tally.sums["gap_tokens"] += len(gap)
     tally.sums["gap"] += float(gap.abs().sum())
     tally.top("ratio_max_error", float(gap.expm1().abs().max()) if len(gap) else 0.0)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from proactor.engine.arguments import instance, listed
+from proactor.engine.checks import check_groups
 from proactor.engine.config import GRPO, SFT, AdamW
+from proactor.engine.logprobs import scored_samples
 from proactor.engine.loss import GRPOLoss, Loss, SFTLoss
 from proactor.engine.policy import Policy
 from proactor.engine.trainer import Tally, Trainer
+from proactor.engine.tree_gradient import OldPolicy
 from proactor.engine.types import EngineError, Group, Sample
 from proactor.engine.update import Batch, deal, means, prepare, statistics
 
@@ -22,15 +27,19 @@ def train(
         policy.refuse_in_flight("train")
         instance(config, (GRPO, SFT), "train: config")
         groups = _groups(data, config)
+        check_groups(groups, policy.version)
         policy.refuse_long(groups, gradient=True)
         sums: dict[str, float] = {}
         if isinstance(config, GRPO):
-            groups, sums = prepare(groups, config, trainer.decoder.device)
+            groups, sums = prepare(groups, config, trainer.decoder.device, parallel)
     if not any(parallel.gather(bool(data), "train: groups")):
         raise EngineError("train: nothing to train on")
     trainer.zero_grad()  # an earlier call that raised may have left gradients
     if isinstance(config, GRPO):
-        return _update(trainer, policy, deal(groups, config, parallel), GRPOLoss(config), config, sums)
+        batches = deal(groups, config, parallel)
+        with parallel.together("train: old policy"):
+            old = _old_policy(policy, batches, config)
+        return _update(trainer, policy, batches, GRPOLoss(config), config, sums, old)
     return _update(trainer, policy, [(groups, None)], SFTLoss(config), config, sums)
 
 
@@ -41,6 +50,20 @@ def _groups(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> lis
     return [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in units]
 
 
+def _old_policy(policy: Policy, batches: list[Batch], config: GRPO) -> OldPolicy | None:
+    """The trainer's own log-probabilities before the first update; None where the recorded ones serve.
+
+    The pass with gradient of a single update computes the same: no pass for it alone.
+    """
+    if config.old_policy == "recorded":
+        return None
+    if len(batches) == 1:
+        return {}
+    groups = [group for members, _ in batches[: config.minibatches] for group in members]
+    with torch.no_grad():
+        return {id(sample): values for sample, values in scored_samples(policy, groups)}
+
+
 def _update(
     trainer: Trainer,
     policy: Policy,
@@ -48,6 +71,7 @@ def _update(
     loss: Loss,
     config: AdamW,
     sums: dict[str, float],
+    old: OldPolicy | None = None,
 ) -> dict[str, float]:
     """One step per batch; returns their statistics over all ranks, to which ``sums`` are added."""
     tally = Tally()
@@ -55,7 +79,7 @@ def _update(
     steps: list[dict[str, float]] = []
     for groups, counted in batches:
         with trainer.parallel.together("train: gradients"):
-            tally.merge(trainer.forward_backward(groups, loss, counted, policy.version))
+            tally.merge(trainer.forward_backward(groups, loss, counted, policy.version, old))
         steps.append(_step(trainer, policy, config))
     sums, maxima = trainer.parallel.reduce(statistics(tally), {"ratio_max_error": 0.0, **tally.maxima})
     taken = [s for s in steps if not s["zero_gradient"]] or steps

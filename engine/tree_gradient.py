@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,15 +39,24 @@ class Backward:
     statistics: Statistics
 
 
-def backward(decoder: Decoder, tree: Tree, loss: Loss, most: int) -> Backward:
+OldPolicy = Mapping[int, Tensor]
+"""By the id of a sample, log-probabilities of its trained tokens under an earlier policy. A sample that is
+not there is compared with the present one.
+"""
+
+
+def backward(decoder: Decoder, tree: Tree, loss: Loss, most: int, old: OldPolicy | None = None) -> Backward:
     """Add the gradient of ``loss`` over ``tree`` to the adapter's; above ``most`` rows in chunks of so many.
 
-    Raises EngineError as `head_rows` and `evaluate`, and for a sum without gradient.
+    ``old``: what the loss sees as old log-probabilities, if not the recorded ones. Raises EngineError as
+    `head_rows` and `evaluate`, and for a sum without gradient.
     """
-    return _in_one_pass(decoder, tree, loss) if tree.rows <= most else _in_chunks(decoder, tree, loss, most)
+    if tree.rows <= most:
+        return _in_one_pass(decoder, tree, loss, old)
+    return _in_chunks(decoder, tree, loss, most, old)
 
 
-def _in_one_pass(decoder: Decoder, tree: Tree, loss: Loss) -> Backward:
+def _in_one_pass(decoder: Decoder, tree: Tree, loss: Loss, old: OldPolicy | None) -> Backward:
     reference = None
     if getattr(loss, "needs_reference", False):
         with torch.no_grad(), ranged("train: reference"):
@@ -54,16 +64,17 @@ def _in_one_pass(decoder: Decoder, tree: Tree, loss: Loss) -> Backward:
     with ranged("train: model"):
         rows, flat = head_rows(decoder, tree)
     flat.batch.reference = reference
-    _weigh_by_sample(loss, flat.batch)
+    _fill_in(loss, flat.batch, old)
     with ranged("train: head and loss"):
         value, logp, statistics = _loss(decoder, rows, flat, loss)
     fault_point("backward")
     with ranged("train: backward"):
         value.backward()
+    flat.batch.entropy = flat.batch.entropy.detach()
     return Backward(float(value.detach()), logp.detach(), flat.batch, statistics)
 
 
-def _in_chunks(decoder: Decoder, tree: Tree, loss: Loss, most: int) -> Backward:
+def _in_chunks(decoder: Decoder, tree: Tree, loss: Loss, most: int, old: OldPolicy | None) -> Backward:
     """The tree recomputed by turns (`engine/recompute.py`).
 
     A loss that may couple tokens takes all log-probabilities first, which runs samples twice as well; its
@@ -74,15 +85,15 @@ def _in_chunks(decoder: Decoder, tree: Tree, loss: Loss, most: int) -> Backward:
     if getattr(loss, "needs_reference", False):
         with ranged("train: reference"):
             batch.reference = walk.logprobs(adapter=False)
-    _weigh_by_sample(loss, batch)
+    _fill_in(loss, batch, old)
     if by_token(loss):
         with ranged("train: pass one"):
             walk.remember()
         return _chunks(decoder, walk, loss)
     with ranged("train: pass one"):
-        value, slope, statistics = slopes(loss, walk.logprobs(), batch)
-    walk.batch = replace(batch, weight=slope)
-    done = _chunks(decoder, walk, SlopeLoss())
+        value, slope, spread, statistics = slopes(loss, walk.logprobs(), batch)
+    walk.batch = replace(batch, weight=slope, advantage=batch.advantage if spread is None else spread)
+    done = _chunks(decoder, walk, SlopeLoss(entropy=spread is not None))
     return replace(done, value=float(value), batch=batch, statistics=statistics)
 
 
@@ -100,7 +111,7 @@ def _chunks(decoder: Decoder, walk: Walk, loss: Loss) -> Backward:
             total, mine, statistics = _loss(decoder, rows, part, loss)
         with ranged("train: backward"):
             total.backward()
-        logp[tokens], entropy[tokens] = mine.detach(), part.batch.entropy
+        logp[tokens], entropy[tokens] = mine.detach(), part.batch.entropy.detach()
         value += total.detach()
         for name, number in statistics.items():
             sums[name] = sums.get(name, 0.0) + number
@@ -124,8 +135,18 @@ def _loss(decoder: Decoder, rows: Tensor, flat: Layout, loss: Loss) -> tuple[Ten
     return value, logp, statistics
 
 
-def _weigh_by_sample(loss: Loss, batch: TokenBatch) -> None:
-    """Where ``loss`` counts samples, each token weighs as its share of its sample's."""
-    if getattr(loss, "normalizer", "tokens") == "samples":
-        lengths = torch.bincount(batch.sample, minlength=len(batch.samples))
-        batch.weight = batch.weight / lengths[batch.sample]
+def _fill_in(loss: Loss, batch: TokenBatch, old: OldPolicy | None) -> None:
+    """Put the old policy's log-probabilities into the batch, and where ``loss`` counts samples or turns let
+    each token weigh as its share of them.
+    """
+    if old is not None:
+        batch.recorded, counts = batch.old, torch.bincount(batch.sample, minlength=len(batch.samples))
+        columns = [
+            old.get(id(sample), batch.old.new_full((count,), float("nan")))
+            for sample, count in zip(batch.samples, counts.tolist(), strict=True)
+        ]
+        batch.old = torch.cat(columns) if columns else batch.old
+    unit = getattr(loss, "normalizer", "tokens")
+    if unit in ("samples", "turns"):
+        number = batch.sample if unit == "samples" else batch.turns()
+        batch.weight = batch.weight / torch.bincount(number)[number]

@@ -43,6 +43,8 @@ class Sample:
     names that of each token where they differ (later turns, samples that went on through an update); None:
     they do not.
     ``advantage`` is one number, one a turn (a run of trained tokens), or one a token (numpy and torch too).
+    ``weight``, in the same forms and not below 0, multiplies the loss of the tokens, which stay counted as
+    they are where a loss divides by them; None is 1.
     ``noise``: (seed, iteration, group key, sample), which decides what is drawn at each position; None where
     no engine drew it. ``top_logprobs``: at each token the most probable ids, most probable first, with their
     ``policy_logprobs``; None unless `Sampling.top_logprobs` asked. ``info`` is the caller's own; the engine
@@ -59,6 +61,7 @@ class Sample:
     text: str = ""
     reward: float | None = None
     advantage: SupportsFloat | Iterable[SupportsFloat] | None = None
+    weight: SupportsFloat | Iterable[SupportsFloat] | None = None
     mask: list[bool] | None = None
     temperature: float = 1.0
     noise: tuple[int, int, int, int] | None = field(default=None, compare=False)
@@ -137,7 +140,14 @@ class Sample:
 
         Raises EngineError for a wrong number of values, and for a value that is not a number.
         """
-        flags, values = self.trained_mask(), _numbers(self.advantage)
+        return self._by_token("advantage", self.advantage, 0.0)
+
+    def token_weights(self) -> list[float]:
+        """``weight`` of each token, 0 where masked, 1 where None. Errors as `token_advantages`."""
+        return self._by_token("weight", self.weight, 1.0)
+
+    def _by_token(self, name: str, value: Any, missing: float) -> list[float]:
+        flags, values = self.trained_mask(), missing if value is None else _numbers(name, value)
         if isinstance(values, float):
             return [values if on else 0.0 for on in flags]
         turns = self.turns()
@@ -145,7 +155,7 @@ class Sample:
             return [a if on else 0.0 for a, on in zip(values, flags, strict=True)]
         if len(values) != len(turns):
             raise EngineError(
-                f"advantage: {len(values)} values for a sample of {len(turns)} turns and "
+                f"{name}: {len(values)} values for a sample of {len(turns)} turns and "
                 f"{len(self.token_ids)} tokens"
             )
         out = [0.0] * len(flags)
@@ -217,13 +227,13 @@ def with_parents(groups: Sequence[Group], wanted: Callable[[Group], bool]) -> li
     return kept[::-1]
 
 
-def _numbers(advantage: Any) -> float | list[float]:
-    """An advantage as one float or a list of them; None is 0. Raises EngineError for anything else."""
-    if hasattr(advantage, "tolist"):  # numpy and torch, scalars too
-        advantage = advantage.tolist()
+def _numbers(name: str, value: Any) -> float | list[float]:
+    """An advantage or a weight as one float or a list of them. Raises EngineError for anything else."""
+    if hasattr(value, "tolist"):  # numpy and torch, scalars too
+        value = value.tolist()
     try:
-        if isinstance(advantage, Iterable):
-            return [float(a) for a in advantage]
-        return float(advantage or 0.0)
+        if isinstance(value, Iterable):
+            return [float(a) for a in value]
+        return float(value)
     except (TypeError, ValueError) as error:
-        raise EngineError(f"advantage: {advantage!r} is neither a number nor a list of numbers") from error
+        raise EngineError(f"{name}: {value!r} is neither a number nor a list of numbers") from error

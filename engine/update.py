@@ -6,103 +6,50 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import accumulate
 
 import numpy as np
 import torch
 
+from proactor.engine.advantages import overlong_penalty, set_advantages
 from proactor.engine.config import GRPO
 from proactor.engine.packing import by_tree
 from proactor.engine.parallel import Parallel
 from proactor.engine.trainer import Tally
-from proactor.engine.types import EngineError, Group, Sample, with_parents
-from proactor.kernels.advantages import ragged_advantages
-from proactor.kernels.grpo import Convention, group_advantages
-from proactor.kernels.op import use_triton
+from proactor.engine.types import Group, with_parents
 
 Batch = tuple[list[Group], float | None]
 """(groups of one step, the tokens or samples that they and skipped groups add to the normaliser; None: count
 those of these groups)."""
-FLOAT32_MAX = torch.finfo(torch.float32).max
-
-
-class GroupAdvantage(float):
-    """An advantage that came from rewards: the next call computes it again, unlike a caller's own."""
-
-
-def _needs_advantage(sample: Sample) -> bool:
-    """Whether the sample's advantage comes from rewards."""
-    return sample.advantage is None or isinstance(sample.advantage, GroupAdvantage)
 
 
 def prepare(
-    groups: Sequence[Group], config: GRPO, device: torch.device | str = "cpu"
+    groups: Sequence[Group],
+    config: GRPO,
+    device: torch.device | str = "cpu",
+    parallel: Parallel | None = None,
 ) -> tuple[list[Group], dict[str, float]]:
-    """Set advantages, computed on ``device``.
+    """Set advantages, computed on ``device`` (`set_advantages`, whose errors it raises).
 
-    Returns the groups that have a trained token, and this rank's sums for the statistics. Raises EngineError
-    for greedy samples, and for a reward or an advantage that is missing, NaN, infinite or too large.
+    Returns the groups that have a trained token, and this rank's sums for the statistics.
     """
     sums: defaultdict[str, float] = defaultdict(float)
     rewards: list[float] = []
-    for i, group in enumerate(groups):
-        _check(i, group)
-    scored = [i for i, g in enumerate(groups) if any(_needs_advantage(s) for s in g.samples)]
-    by_group = [[float(s.reward) for s in groups[i].samples if s.reward is not None] for i in scored]
-    advantages = _advantages(by_group, config.advantages, torch.device(device))
-    for i, values in zip(scored, advantages, strict=True):
-        for j, (sample, advantage) in enumerate(zip(groups[i].samples, values, strict=True)):
-            if _needs_advantage(sample):
-                _check_advantage(i, j, advantage)
-                sample.advantage = GroupAdvantage(advantage)
+    set_advantages(groups, config, torch.device(device), parallel)
     for group in groups:
         rewards.extend(float(s.reward) for s in group.samples if s.reward is not None)
         sums["groups"] += 1
         sums["flat_groups"] += not group.masked and not _has_gradient(group)
         sums["truncated"] += sum(s.finish_reason in ("length", "context") for s in group.samples)
         sums["all_samples"] += len(group.samples)
+        if config.overlong is not None:
+            penalties = [overlong_penalty(sum(s.trained_mask()), config.overlong) for s in group.samples]
+            sums["overlong"] += sum(penalty < 0 for penalty in penalties)
     sums["reward"] = sum(rewards)
     sums["reward_squared"] = sum(r * r for r in rewards)
     sums["rewarded"] = len(rewards)
     kept = with_parents(groups, lambda group: not group.masked)
     sums["masked_groups"] = len(groups) - len(kept)
     return kept, dict(sums)
-
-
-def _advantages(
-    rewards: list[list[float]], convention: Convention, device: torch.device
-) -> list[list[float]]:
-    """Advantages of each group: all in one launch where the kernels run, else one by one in float64."""
-    flat = torch.tensor([r for group in rewards for r in group], dtype=torch.float64, device=device)
-    if not use_triton(flat):
-        return [group_advantages(group, convention) for group in rewards]
-    sizes = [len(group) for group in rewards]
-    advantages = ragged_advantages(flat, torch.tensor([0, *sizes]).cumsum(0), convention).tolist()
-    return [advantages[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
-
-
-def _check(index: int, group: Group) -> None:
-    scored = any(_needs_advantage(s) for s in group.samples)
-    for j, sample in enumerate(group.samples):
-        if sample.temperature <= 0:
-            raise EngineError(
-                f"group {index}, sample {j}: greedy samples (temperature 0) cannot be trained on"
-            )
-        if scored and (sample.reward is None or not math.isfinite(sample.reward)):
-            raise EngineError(
-                f"group {index}, sample {j}: reward is {sample.reward}; all samples of a group need a "
-                "finite reward, or all an advantage"
-            )
-        if not _needs_advantage(sample):
-            for value in sample.token_advantages():
-                _check_advantage(index, j, value)
-
-
-def _check_advantage(index: int, sample: int, value: float) -> None:
-    if not abs(value) <= FLOAT32_MAX:
-        raise EngineError(
-            f"group {index}, sample {sample}: advantage is {value}; it should be a finite float32 number"
-        )
 
 
 def deal(groups: Sequence[Group], config: GRPO, parallel: Parallel) -> list[Batch]:
@@ -118,24 +65,25 @@ def deal(groups: Sequence[Group], config: GRPO, parallel: Parallel) -> list[Batc
         ranks = parallel.gather([_content(unit) for unit in units], "minibatches")
         order = sorted((key, rank, i) for rank, keys in enumerate(ranks) for i, key in enumerate(keys))
         place = {i: at % config.minibatches for at, (_, rank, i) in enumerate(order) if rank == parallel.rank}
+    always = config.beta > 0 or config.entropy_bonus > 0
     batches: list[Batch] = []
     for part in range(config.minibatches):
         members = [g for i, unit in enumerate(units) if place.get(i, 0) == part for g in unit]
-        kept = with_parents(members, lambda group: config.beta > 0 or _has_gradient(group))
+        kept = with_parents(members, lambda group: always or _has_gradient(group))
         batches.append((kept, _count(members, config)))
     return batches * config.epochs
 
 
 def _content(unit: Sequence[Group]) -> tuple[bytes, bytes]:
-    """Digests of a unit's tokens and advantages: the same on any rank, and for any order of its groups.
-
-    Tokens come first, because advantages may differ between ranks in their last bit.
+    """Digests of a unit's tokens, and of its advantages and weights: the same on any rank, and for any order
+    of its groups. Tokens come first, because advantages may differ between ranks in their last bit.
     """
     tokens, advantages = [], []
     for group in unit:
         columns = [column for s in group.samples for column in (s.token_ids, s.trained_mask())]
         tokens.append(_digest([group.prompt_ids, *columns], np.int64))
-        advantages.append(_digest([s.token_advantages() for s in group.samples], np.float64))
+        weighted = [column for s in group.samples for column in (s.token_advantages(), s.token_weights())]
+        advantages.append(_digest(weighted, np.float64))
     return b"".join(sorted(tokens)), b"".join(sorted(advantages))
 
 
@@ -153,9 +101,11 @@ def _has_gradient(group: Group) -> bool:
 
 
 def _count(groups: Sequence[Group], config: GRPO) -> float | None:
-    """Trained tokens, or samples that have some, whichever the loss is normalised by."""
+    """Trained tokens, their turns, or samples that have some, whichever the loss is normalised by."""
     if config.normalizer == "constant":
         return None
+    if config.normalizer == "turns":
+        return float(sum(len(s.turns()) for g in groups for s in g.samples))
     trained = [sum(s.trained_mask()) for g in groups for s in g.samples]
     return float(sum(trained) if config.normalizer == "tokens" else sum(n > 0 for n in trained))
 
@@ -164,17 +114,20 @@ SUMS = (
     "loss",
     "tokens",
     "samples",
+    "turns",
     "entropy",
     "gap",
     "gap_tokens",
     "rows",
     "flat",
     "clip_share",
+    "capped_share",
     "kl",
     "groups",
     "flat_groups",
     "masked_groups",
     "truncated",
+    "overlong",
     "all_samples",
     "reward",
     "reward_squared",
@@ -199,6 +152,7 @@ def means(sums: dict[str, float], normalizer: float) -> dict[str, float]:
         "loss": sums["loss"] / (normalizer or 1.0),
         "entropy": sums["entropy"] / tokens,
         "clip_share": sums["clip_share"] / tokens,
+        "capped_share": sums["capped_share"] / tokens,
         "kl": sums["kl"] / tokens,
         "sampler_trainer_gap": sums["gap"] / max(sums["gap_tokens"], 1.0),
         "reward_mean": mean,
@@ -206,6 +160,7 @@ def means(sums: dict[str, float], normalizer: float) -> dict[str, float]:
         "zero_spread_share": sums["flat_groups"] / max(sums["groups"], 1.0),
         "masked_groups": sums["masked_groups"],
         "truncated_share": sums["truncated"] / max(sums["all_samples"], 1.0),
+        "overlong_share": sums["overlong"] / max(sums["all_samples"], 1.0),
         "tokens_trained": sums["tokens"],
         "tokens_computed": sums["rows"],
         "tokens_avoided": sums["flat"] - sums["rows"],

@@ -2,7 +2,8 @@
 
     values    m = max z/τ,   s = Σ exp(z/τ - m),   log p = (z_y/τ - m) - log s
               entropy = log s - Σ exp(z/τ - m)(z/τ - m) / s
-    slopes    dz = (Σ_pairs g onehot(y) - (Σ_pairs g) exp(z/τ - lse)) / τ,   in place of z
+    slopes    dz = (Σ_pairs g onehot(y) - (Σ_pairs g) p - (Σ_pairs e) p (l + entropy)) / τ,   in place of z
+              l = z/τ - lse, p = exp(l);   g, e: the gradients of a pair's log p and of its entropy
 
 One program owns a row (values) or a tile of a row (slopes), and takes its pairs in order. There are no
 atomics, so a row has the same bits in any batch. Maximum and sum are computed online (Milakov & Gimelshein,
@@ -107,9 +108,23 @@ def logprob_values_kernel(
 
 @jit_any("start")
 def logprob_slopes_kernel(
-    logits_ptr, scale_ptr, offset_ptr, target_ptr, dlogp_ptr, lse_ptr, start, width, BLOCK: tl.constexpr
+    logits_ptr,
+    scale_ptr,
+    offset_ptr,
+    target_ptr,
+    dlogp_ptr,
+    lse_ptr,
+    dentropy_ptr,
+    entropy_ptr,
+    start,
+    width,
+    ENTROPY: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Grid (rows of the chunk, ceil(V / BLOCK)), tile [BLOCK]: overwrites logits with their gradient."""
+    """Grid (rows of the chunk, ceil(V / BLOCK)), tile [BLOCK]: overwrites logits with their gradient.
+
+    ENTROPY: that of the entropies, ``dentropy`` [P], too; ``entropy`` [P] then holds their values.
+    """
     local = tl.program_id(0).to(tl.int64)
     row = start + local
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -117,14 +132,23 @@ def logprob_slopes_kernel(
     at = logits_ptr + local * width + column
     scale = tl.load(scale_ptr + row)
     z = tl.load(at, mask=inside, other=0.0).to(tl.float32) * scale
-    p = tl.exp(z - tl.load(lse_ptr + row))
+    logp = z - tl.load(lse_ptr + row)
+    p = tl.exp(logp)
     pull = tl.full([], 0.0, tl.float32)
+    spread = tl.full([], 0.0, tl.float32)
+    level = tl.full([], 0.0, tl.float32)
     hot = tl.zeros([BLOCK], tl.float32)
     for pair in range(tl.load(offset_ptr + row), tl.load(offset_ptr + row + 1)):
         g = tl.load(dlogp_ptr + pair).to(tl.float32)
         pull += g
         hot += tl.where(column == tl.load(target_ptr + pair), g, 0.0)
-    tl.store(at, (hot - pull * p) * scale, mask=inside)
+        if ENTROPY:
+            spread += tl.load(dentropy_ptr + pair).to(tl.float32)
+            level = tl.load(entropy_ptr + pair).to(tl.float32)  # the row's, in each of its pairs
+    dz = hot - pull * p
+    if ENTROPY:
+        dz -= spread * p * tl.where(p > 0, logp + level, 0.0)  # 0 * -inf is not 0
+    tl.store(at, dz * scale, mask=inside)
 
 
 def launch_values(logits: Tensor, start: int, rows: Rows, logp: Tensor, entropy: Tensor, lse: Tensor) -> None:
@@ -139,14 +163,24 @@ def launch_values(logits: Tensor, start: int, rows: Rows, logp: Tensor, entropy:
         )
 
 
-def launch_slopes_(logits: Tensor, start: int, rows: Rows, lse: Tensor, dlogp: Tensor) -> None:
-    """Overwrite a chunk's contiguous logits with their gradient, given that of log p [P]."""
+def launch_slopes_(
+    logits: Tensor,
+    start: int,
+    rows: Rows,
+    lse: Tensor,
+    dlogp: Tensor,
+    entropies: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """Overwrite a chunk's contiguous logits with their gradient, given that of log p [P].
+
+    ``entropies``: the gradient of the pairs' entropies [P], and their values [P].
+    """
     count, width = logits.shape
     if count:
         tiles = settings_for(SLOPES, logits.device)
-        tensors = logits, rows.scale, rows.offsets, rows.target, dlogp, lse
+        tensors = logits, rows.scale, rows.offsets, rows.target, dlogp, lse, *(entropies or (dlogp, dlogp))
         logprob_slopes_kernel[(count, triton.cdiv(width, tiles["block"]))](
-            *tensors, start, width, tiles["block"], num_warps=tiles["warps"]
+            *tensors, start, width, entropies is not None, tiles["block"], num_warps=tiles["warps"]
         )
 
 
@@ -155,10 +189,19 @@ def launches() -> list[Launch]:
     shared = {"logits_ptr": "*bf16", "scale_ptr": "*fp32", "lse_ptr": "*fp32"}
     shared |= {"offset_ptr": "*i64", "target_ptr": "*i64", "start": "i32", "width": "i32"}
     value_types = shared | {"logp_ptr": "*fp32", "entropy_ptr": "*fp32"}
-    slope_types = shared | {"dlogp_ptr": "*fp32"}
+    slope_types = shared | dict.fromkeys(("dlogp_ptr", "dentropy_ptr", "entropy_ptr"), "*fp32")
     values, slopes = TILES["default"], SLOPES["default"]
     constants = {"BLOCK": values["block"], "PAIRS": PAIRS, "LOWEST": LOWEST}
     return [
         Launch(logprob_values_kernel, value_types, constants, values["warps"], 1),
-        Launch(logprob_slopes_kernel, slope_types, {"BLOCK": slopes["block"]}, slopes["warps"], 1),
+        *(
+            Launch(
+                logprob_slopes_kernel,
+                slope_types,
+                {"ENTROPY": entropy, "BLOCK": slopes["block"]},
+                slopes["warps"],
+                1,
+            )
+            for entropy in (False, True)
+        ),
     ]

@@ -3,7 +3,7 @@
 For pairs (row r, target y) with temperature τ, and z = W h_r:
 
     log p = z_y/τ - logsumexp(z/τ),   entropy = logsumexp(z/τ) - Σ p z/τ
-    dz_r = Σ_pairs g (onehot(y) - p) / τ
+    dz_r = Σ_pairs (g (onehot(y) - p) - e p (log p + entropy)) / τ,   e: the gradient of the entropy
 
 Several pairs may name one row, since a branch point of a token tree predicts the first token of every child;
 its logits are computed once. Logits are kept for the backward while they fit in `KEEP_BYTES` (two head
@@ -74,13 +74,13 @@ class _LogProb(torch.autograd.Function):
                 kept.append(weights.to(hidden.dtype))
         ctx.save_for_backward(hidden, weight, row, target, scale, total)
         ctx.kept, ctx.bounds, ctx.linear = kept, bounds, linear
-        ctx.mark_non_differentiable(entropy)
+        ctx.set_materialize_grads(False)
         return logp, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, row, target, scale, total = ctx.saved_tensors
-        dlogp = grads[0]
+        dlogp, dentropy = _given(grads)
         dh = torch.empty_like(hidden)
         for i, (start, stop, first, last) in enumerate(ctx.bounds):
             part = scale[start:stop]
@@ -89,10 +89,20 @@ class _LogProb(torch.autograd.Function):
             else:
                 weights, _ = exponentials_(scaled_logits(hidden[start:stop], weight, part, ctx.linear))
             r = row[first:last] - start
-            dz = slopes_(weights, total[start:stop], part, r, target[first:last], dlogp[first:last])
+            spread = None if dentropy is None else dentropy[first:last]
+            dz = slopes_(weights, total[start:stop], part, r, target[first:last], dlogp[first:last], spread)
             dh[start:stop] = ctx.linear(dz.to(hidden.dtype), weight.t(), None)
         ctx.kept = []
         return dh, None, None, None, None, None, None
+
+
+def _given(grads: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor | None]:
+    """Gradients of (log p [P], entropy [P]); that of log p is 0 where only the entropy has one."""
+    dlogp, dentropy = grads
+    if dlogp is None:
+        assert dentropy is not None
+        dlogp = torch.zeros_like(dentropy)
+    return dlogp.contiguous(), None if dentropy is None else dentropy.contiguous()
 
 
 def scaled_logits(hidden: Tensor, weight: Tensor, scale: Tensor, linear: Linear) -> Tensor:
@@ -124,13 +134,26 @@ def values_(logits: Tensor, r: Tensor, target: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def slopes_(
-    weights: Tensor, total: Tensor, scale: Tensor, r: Tensor, target: Tensor, dlogp: Tensor
+    weights: Tensor,
+    total: Tensor,
+    scale: Tensor,
+    r: Tensor,
+    target: Tensor,
+    dlogp: Tensor,
+    dentropy: Tensor | None = None,
 ) -> Tensor:
-    """Gradient of a chunk's logits [R, V] from that of log p [P]; overwrites the exponentials ``weights``."""
-    g = dlogp * scale[r]
-    pull = dlogp.new_zeros(len(total)).index_add_(0, r, g)
-    dz = weights.mul_((-pull / total).unsqueeze(1))
-    return dz.index_put_((r, target), g, accumulate=True)
+    """Gradient of a chunk's logits [R, V] from that of log p [P], and that of the entropy [P] where given;
+    overwrites the exponentials ``weights``.
+    """
+    g, rows = dlogp * scale[r], dlogp.new_zeros(len(total))
+    pull, spread = rows.index_add(0, r, g), None
+    if dentropy is not None:
+        p = weights / total.unsqueeze(1)
+        spread = torch.xlogy(p, p)  # p log p; minus its sum over a row is the entropy
+        spread.sub_(p.mul_(spread.sum(-1, keepdim=True)))
+        spread.mul_(rows.index_add(0, r, dentropy * scale[r]).unsqueeze(1))
+    dz = weights.mul_((-pull / total).unsqueeze(1)).index_put_((r, target), g, accumulate=True)
+    return dz if spread is None else dz.sub_(spread)
 
 
 def chunk_pairs(row: Tensor, rows: int, size: int | None = None) -> list[tuple[int, int, int, int]]:
@@ -162,19 +185,20 @@ class _TritonLogProb(torch.autograd.Function):
             if keep:
                 kept.append(logits)
             del logits  # otherwise two chunks would be live at once
-        ctx.save_for_backward(hidden, weight, lse)
+        ctx.save_for_backward(hidden, weight, lse, entropy)
         ctx.rows, ctx.kept, ctx.linear = rows, kept, linear
-        ctx.mark_non_differentiable(entropy)
+        ctx.set_materialize_grads(False)
         return logp, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, lse = ctx.saved_tensors
-        dlogp, dh = grads[0].contiguous(), torch.empty_like(hidden)
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, lse, entropy = ctx.saved_tensors
+        (dlogp, dentropy), dh = _given(grads), torch.empty_like(hidden)
+        entropies = None if dentropy is None else (dentropy, entropy)
         kept, ctx.kept = ctx.kept[::-1], []  # overwritten below: a second backward recomputes them
         for start, stop in row_chunks(hidden.shape[0], weight):
             logits = kept.pop() if kept else ctx.linear(hidden[start:stop], weight, None).contiguous()
-            launch_slopes_(logits, start, ctx.rows, lse, dlogp)
+            launch_slopes_(logits, start, ctx.rows, lse, dlogp, entropies)
             torch.mm(logits.to(weight.dtype), weight, out=dh[start:stop])
             del logits
         return dh, None, None, None, None
@@ -198,7 +222,7 @@ def log_probabilities(
     temperature: Tensor,
     linear: Linear = library_linear,
 ) -> tuple[Tensor, Tensor]:
-    """(log p [P], entropy [P]) of pairs in nats, float32; log p is differentiable in ``hidden``.
+    """(log p [P], entropy [P]) of pairs in nats, float32; both are differentiable in ``hidden``.
 
     hidden [R, H]; weight [V, H], frozen; row, target int64 [P], with ``row`` ascending and every row named;
     temperature float32 [R], above 0. Float64 takes the torch form on every device. Raises KernelError for

@@ -3,7 +3,7 @@
 The backward of `log_probabilities` needs the logits again, because the loss's gradient is known only after
 the last chunk. When the loss is a sum with one term per pair, each chunk's gradient is known at once:
 
-    logits = H Wᵀ  ->  log p, entropy  ->  (Σ terms, d Σ terms / d log p) from the caller
+    logits = H Wᵀ  ->  log p, entropy  ->  Σ terms and its gradients in both from the caller
                    ->  logits become dz in place  ->  dH = dz W
 
 The backward then only multiplies the stored dH [R, H] by the gradient of the sum. Gradients formed in the
@@ -38,22 +38,25 @@ from proactor.kernels.logprob import (
 from proactor.kernels.op import Arguments, Case, ModelShape, Op, use_triton
 from proactor.kernels.precision import wide_dtype
 
-PairLoss = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
-"""(log p [p] float32 of a chunk's pairs, their slice) -> (sum of their terms, its gradient in log p [p]).
+PairLoss = Callable[[Tensor, Tensor, slice], tuple[Tensor, Tensor, Tensor | None]]
+"""(log p [p] float32 of a chunk's pairs, their entropies [p], their slice) -> (sum of their terms, its
+gradient in log p [p], and in the entropies [p] or None for 0).
 
 Must not synchronise with the GPU; otherwise the whole head does.
 """
 
 
-def autograd_loss(terms: Callable[[Tensor, slice], Tensor]) -> PairLoss:
-    """A `PairLoss` by autograd, from a function of (log p, pairs) that returns the terms or their sum."""
+def autograd_loss(terms: Callable[[Tensor, Tensor, slice], Tensor]) -> PairLoss:
+    """A `PairLoss` by autograd, from a function of (log p, entropies, pairs) that returns the terms or their
+    sum.
+    """
 
-    def loss(logp: Tensor, pairs: slice) -> tuple[Tensor, Tensor]:
+    def loss(logp: Tensor, entropy: Tensor, pairs: slice) -> tuple[Tensor, Tensor, Tensor | None]:
         with torch.enable_grad():
-            leaf = logp.detach().requires_grad_()
-            total = terms(leaf, pairs).sum()
-            (slope,) = torch.autograd.grad(total, leaf)
-        return total.detach(), slope
+            leaves = logp.detach().requires_grad_(), entropy.detach().requires_grad_()
+            total = terms(*leaves, pairs).sum()
+            slope, spread = torch.autograd.grad(total, leaves, allow_unused=True)
+        return total.detach(), torch.zeros_like(logp) if slope is None else slope, spread
 
     return loss
 
@@ -94,7 +97,7 @@ def _triton(
     needed: bool,
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
     logp = torch.empty(len(row), dtype=torch.float32, device=hidden.device)
-    entropy, slope = torch.empty_like(logp), torch.empty_like(logp)
+    entropy, slope, spread = torch.empty_like(logp), torch.empty_like(logp), torch.empty_like(logp)
     sums: list[Tensor] = []
     rows = triton_rows(row, target, temperature)
     lse, dh = torch.empty_like(rows.scale), torch.empty_like(hidden if needed else hidden[:0])
@@ -103,10 +106,12 @@ def _triton(
     for start, stop, first, last in bounds:
         logits = linear(hidden[start:stop], weight, None).contiguous()
         launch_values(logits, start, rows, logp, entropy, lse)
-        total, slope[first:last] = loss(logp[first:last], slice(first, last))
+        total, slope[first:last], mine = loss(logp[first:last], entropy[first:last], slice(first, last))
         sums.append(total)
+        if mine is not None:
+            spread[first:last] = mine
         if needed:
-            launch_slopes_(logits, start, rows, lse, slope)
+            launch_slopes_(logits, start, rows, lse, slope, None if mine is None else (spread, entropy))
             torch.mm(logits.to(weight.dtype), weight, out=dh[start:stop])
         del logits  # otherwise two chunks would be live at once
     return sums, logp, entropy, dh
@@ -130,10 +135,11 @@ def _torch(
         r, part = row[first:last] - start, scale[start:stop]
         shifted = scaled_logits(hidden[start:stop], weight, part, linear)
         weights, total, logp[first:last], entropy[first:last] = values_(shifted, r, target[first:last])
-        terms, slope = loss(logp[first:last], slice(first, last))
+        terms, slope, spread = loss(logp[first:last], entropy[first:last], slice(first, last))
         sums.append(terms)
         if needed:
-            dz = slopes_(weights, total, part, r, target[first:last], slope.to(logp.dtype))
+            spread = None if spread is None else spread.to(logp.dtype)
+            dz = slopes_(weights, total, part, r, target[first:last], slope.to(logp.dtype), spread)
             dh[start:stop] = dz.to(hidden.dtype) @ weight
         del shifted, weights
     return sums, logp, entropy, dh
@@ -152,8 +158,8 @@ def logprob_loss(
 
     Differentiable in ``hidden``, through the sum alone. Arguments and errors are those of
     `log_probabilities`; so are the bits of log p, when the chunks agree. ``loss`` is called once per chunk,
-    in order, without gradient. A term may depend only on the log p of its own pair; for a ratio over a whole
-    sequence, use `log_probabilities`.
+    in order, without gradient. A term may depend only on the log p and the entropy of its own pair; for a
+    ratio over a whole sequence, use `log_probabilities`.
     """
     check_pairs(hidden, weight, row, target, temperature)
     needed = hidden.requires_grad and torch.is_grad_enabled()
@@ -163,7 +169,7 @@ def logprob_loss(
 # --- record ---
 
 
-def _clipped(logp: Tensor, pairs: slice) -> Tensor:
+def _clipped(logp: Tensor, entropy: Tensor, pairs: slice) -> Tensor:
     """A clipped policy loss around made-up old log-probabilities and advantages."""
     index = torch.arange(pairs.start, pairs.stop, device=logp.device)
     advantage = (index % 5 - 2).to(logp.dtype)
@@ -175,18 +181,26 @@ def _reference(
     hidden: Tensor, weight: Tensor, row: Tensor, target: Tensor, temperature: Tensor, loss: PairLoss
 ) -> tuple[Tensor, ...]:
     logp, entropy = logprob_reference(hidden, weight, row, target, temperature[row])
-    total, slope = loss(logp.detach(), slice(0, len(row)))
-    return total + (slope * (logp - logp.detach())).sum(), logp.detach(), entropy.detach()
+    total, slope, spread = loss(logp.detach(), entropy.detach(), slice(0, len(row)))
+    total = total + (slope * (logp - logp.detach())).sum()
+    if spread is not None:
+        total = total + (spread * (entropy - entropy.detach())).sum()
+    return total, logp.detach(), entropy.detach()
 
 
-def _case(base: Case, terms: Callable[[Tensor, slice], Tensor]) -> Case:
+def _case(base: Case, terms: Callable[[Tensor, Tensor, slice], Tensor], name: str = "") -> Case:
     def make(generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Arguments:
         return base.make(generator, device, dtype) | {"loss": autograd_loss(terms)}
 
-    return Case(base.name, make)
+    return Case(base.name + name, make)
 
 
-def _quadratic(logp: Tensor, pairs: slice) -> Tensor:
+def _with_entropy(logp: Tensor, entropy: Tensor, pairs: slice) -> Tensor:
+    """`_quadratic` and a term of the entropy, smooth too."""
+    return _quadratic(logp, entropy, pairs) + 0.5 * entropy + 0.1 * entropy * entropy
+
+
+def _quadratic(logp: Tensor, entropy: Tensor, pairs: slice) -> Tensor:
     """Terms of one sign and a smooth slope: a clip would make half types choose the other side, and a sum
     near zero show rounding alone.
     """
@@ -202,7 +216,10 @@ LOGPROB_LOSS = Op(
     "logprob_loss",
     logprob_loss,
     _reference,
-    [_case(head_case(*s), _quadratic) for s in SHAPES],
+    [
+        *(_case(head_case(*s), _quadratic) for s in SHAPES),
+        *(_case(head_case(*s), _with_entropy, "-entropy") for s in SHAPES[-2:]),
+    ],
     TOLERANCE,
     bytes=lambda hidden, weight, row, target, temperature, loss: (
         2 * hidden.nbytes + 2 * weight.nbytes + 24 * len(row)

@@ -136,12 +136,14 @@ class SFTStage(ShownBoards, SFT):
 class GRPOStage(ShownBoards, GRPO):
     """Reinforcement stage: sample every decision of ``batch_dialogues`` dialogues, score, update; repeat.
 
+    ``redraws``: how often, at most, a step draws the groups without spread again (`training.steps.redraw`).
     Every ``eval_every`` steps the dev dialogues are played; the best adapter by `EvalOptions.metric` is kept.
     The run stops where a judge gave no verdict on more than ``max_failed_share`` of its groups over
     ``failed_window`` steps (1: never).
     """
 
     batch_dialogues: int = Field(default=8, ge=1)
+    redraws: int = Field(default=0, ge=0, le=64)
     steps: int = Field(default=100, ge=1)
     eval_every: int = Field(default=10, ge=1)
     max_failed_share: float = Field(default=0.5, ge=0, le=1)
@@ -279,8 +281,9 @@ class RunBase(Section):
     """What every run has.
 
     ``start``: the folder of an adapter to begin with (null: an untrained one). ``save_every``: training steps
-    between saves; evaluations and SIGTERM save too. ``samples_every``: steps between files of samples.
-    ``runs``: the folder of run folders.
+    between saves; evaluations and SIGTERM save too. ``max_nonfinite``: steps in a row with a gradient that is
+    not finite, which change nothing, after which the run ends with an error, its last save untouched (null:
+    never). ``samples_every``: steps between files of samples. ``runs``: the folder of run folders.
     """
 
     name: str = Field(pattern=r"^[\w][\w.-]*$")
@@ -291,6 +294,7 @@ class RunBase(Section):
     lora: LoRA = LoRA()
     start: str | None = None
     save_every: int = Field(default=10, ge=1)
+    max_nonfinite: int | None = Field(default=5, ge=1)
     samples_every: int = Field(default=1, ge=1)
     runs: str = "runs"
 
@@ -311,6 +315,14 @@ class RunConfig(RunBase):
     reward_options: dict[str, Any] = Field(default_factory=dict)
     eval: EvalOptions = EvalOptions()
 
+    @model_validator(mode="after")
+    def _check_graph(self) -> RunConfig:
+        if self.prompt.mode == "graph" and self.grpo is not None:
+            for name, allowed in GRAPH_REFUSES.items():
+                if (value := getattr(self.grpo, name)) not in allowed:
+                    raise ValueError(f"grpo.{name}={value}: not with prompt.mode=graph")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _default_max_tokens(cls, values: Any) -> Any:
@@ -327,6 +339,11 @@ class RunConfig(RunBase):
         if isinstance(grpo, Mapping) and isinstance(sampling := grpo.get("sampling", {}), Mapping):
             changes["grpo"] = {**grpo, "sampling": {"max_tokens": tokens, **sampling}}
         return {**values, **changes}
+
+
+GRAPH_REFUSES = {"redraws": (0,), "overlong": (None,), "advantages": ("art", "verl", "mean", "rloo")}
+"""What `GRPOStage` may say in graph mode, where candidates have graphs of their own and the advantages of a
+decision are computed over several prompts."""
 
 
 def with_decay_total(kind: type[BaseModel], values: Any, steps: str) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from proactor.config import Pretrain, RunBase, Section, Share, with_decay_total
-from proactor.engine import GRPO, SFT
+from proactor.engine import GRPO, SFT, Overlong
 from proactor.environments.gyms.catalog import GYMS
 from proactor.environments.host import HostConfig
 from proactor.environments.player import PlayConfig
@@ -134,6 +134,12 @@ class EpisodeGRPO(GRPO):
     steps: int = Field(default=100, ge=1)
     eval_every: int = Field(default=10, ge=1)
     max_flat_steps: int | None = Field(default=10, ge=1)
+
+    @field_validator("overlong")
+    @classmethod
+    def _check_overlong(cls, value: Overlong | None) -> None:
+        if value is not None:
+            raise ValueError("shapes rewards, and an episode's advantages come from its method")
 
     @model_validator(mode="before")
     @classmethod

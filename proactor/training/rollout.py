@@ -28,23 +28,19 @@ from proactor.training.graph_rollout import roll_out
 def sample_groups(
     engine: Engine,
     encoder: PromptEncoder,
-    dialogues: Sequence[Dialogue],
+    points: Sequence[Decision],
     sampling: Sampling,
     reward_name: str,
     reward: RewardFunction | TurnReward,
-    *,
-    seed: int,
-    epoch: int,
-    shares: BoardShares | None = None,
+    alone: bool = False,
 ) -> list[AnswerGroup]:
     """Sample a group at every decision point and score it; returns those of this rank (`draw`), in order.
 
     Raises RewardError, naming the reward, when it fails or returns something that is not a finite number.
     """
-    points = decisions(encoder, dialogues, seed=seed, epoch=epoch, shares=shares)
-    tools = tools_by_dialogue(encoder, dialogues)
+    tools = tools_by_dialogue(encoder, [p.dialogue for p in points])
     answered = []
-    drawn = sorted(draw(engine, encoder, points, sampling), key=lambda group: group[0])
+    drawn = sorted(draw(engine, encoder, points, sampling, alone), key=lambda group: group[0])
     for place, group, unread in drawn:
         point = points[place]
         group.tree = encoder.tree(point.dialogue, point.turn)
@@ -56,18 +52,28 @@ def sample_groups(
 
 
 def draw(
-    engine: Engine, encoder: PromptEncoder, points: Sequence[Decision], sampling: Sampling
+    engine: Engine,
+    encoder: PromptEncoder,
+    points: Sequence[Decision],
+    sampling: Sampling,
+    alone: bool = False,
 ) -> Iterator[tuple[int, Group, list[dict[str, int]] | None]]:
     """Sample at decision points: (place in ``points``, group, unread pieces of graphs), as groups end.
 
-    Ranks share the dialogues of ``points``, each of which is on one rank. In graph mode all are this rank's.
+    Ranks share the dialogues of ``points``, each of which is on one rank. In graph mode, and where a rank
+    draws ``alone``, all are this rank's.
     """
     if encoder.style.mode == "graph":
         yield from zip(range(len(points)), *roll_out(engine, encoder, points, sampling), strict=True)
         return
-    keys = [noise_key(p.dialogue, p.turn) for p in points]
+    prompts, keys = [p.prompt for p in points], [noise_key(p.dialogue, p.turn) for p in points]
     units = [p.dialogue.id for p in points]
-    for group in engine.sample_shared([p.prompt for p in points], sampling, keys=keys, units=units):
+    groups = (
+        engine.sample(prompts, sampling, keys=keys)
+        if alone
+        else engine.sample_shared(prompts, sampling, keys=keys, units=units)
+    )
+    for group in groups:
         yield group.index, group, None
 
 
@@ -108,28 +114,24 @@ class JudgedStep:
 def judge_groups(
     engine: Engine,
     encoder: PromptEncoder,
-    dialogues: Sequence[Dialogue],
+    points: Sequence[Decision],
     sampling: Sampling,
     worker: RewardWorker,
     metric: TurnReward,
-    *,
     progress: TrainingProgress,
-    seed: int,
-    epoch: int,
-    shares: BoardShares | None = None,
+    alone: bool = False,
 ) -> JudgedStep:
     """Sample a group at every decision point and have it judged, while sampling goes on if the reward allows.
 
     An answer's parts include those of ``metric``, with its reward as "metric", for comparison with the judge.
     The answers of a dropped group have neither reward nor parts.
     """
-    tools = tools_by_dialogue(encoder, dialogues)
+    tools = tools_by_dialogue(encoder, [p.dialogue for p in points])
     scoring = worker.round(progress)
     sampled: dict[int, tuple[Group, Candidates, Sequence[Mapping[str, int]] | None]] = {}
     began = time.perf_counter()
-    points = decisions(encoder, dialogues, seed=seed, epoch=epoch, shares=shares)
     with scoring:
-        for i, group, unread in draw(engine, encoder, points, sampling):
+        for i, group, unread in draw(engine, encoder, points, sampling, alone):
             candidates = candidates_at(points[i], group, tools[points[i].dialogue.id])
             sampled[i] = group, candidates, unread
             scoring.add(i, candidates)

@@ -79,6 +79,7 @@ MAY_CHANGE = (
     "engine.parked_share",
     "eval",
     "save_every",
+    "max_nonfinite",
     "samples_every",
     "runs",
 )

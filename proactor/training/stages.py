@@ -38,7 +38,8 @@ class Position:
     ``step`` counts within the phase, ``update`` over all phases. ``best`` is the lowest held-out loss (sft)
     or the highest dev metric (grpo), reached after ``best_step``; ``stale`` counts checks since then.
     ``flat``: steps until now, in a row, that had no group to train on (episodes); ``failure``: what the last
-    of them said of an environment that failed.
+    of them said of an environment that failed. ``nonfinite``: steps until now, in a row, that were skipped
+    for a gradient that is not finite.
     """
 
     phase: str = "sft"
@@ -49,6 +50,7 @@ class Position:
     stale: int = 0
     flat: int = 0
     failure: str = ""
+    nonfinite: int = 0
     seconds: float = 0.0
 
 
@@ -225,8 +227,24 @@ class Stages(ABC):
     def _advance(self, kind: str, row: Row, seconds: float) -> None:
         p = self.position
         p.step, p.update = p.step + 1, p.update + 1
+        p.nonfinite = p.nonfinite + 1 if row.get("nonfinite_gradient") else 0
         tokens = row["tokens_sampled" if "tokens_sampled" in row else "tokens_trained"]
         self._log(kind, {**row, "seconds": seconds, "tokens_per_second": tokens / seconds})
+        self._refuse_nonfinite(kind)
+
+    def _refuse_nonfinite(self, kind: str) -> None:
+        """Raise RunError after as many steps in a row without a finite gradient as the config allows.
+
+        What was saved before stays the run's last save.
+        """
+        most, count = self.config.max_nonfinite, self.position.nonfinite
+        if most is not None and count >= most:
+            self.run.flush()
+            raise RunError(
+                f"{kind}: the gradient was not finite in {count} steps in a row, up to step "
+                f"{self.position.update} (max_nonfinite); such steps change nothing, and {self.run.state} "
+                "is the last save: lower lr or the rewards, or set grpo.importance_cap, and resume"
+            )
 
     def _log(self, kind: str, row: Row) -> None:
         self.run.log({"phase": self.position.phase, "kind": kind, "step": self.position.update, **row})

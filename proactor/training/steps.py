@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from proactor.config import GRPOStage, SFTStage
-from proactor.dialogue import Dialogue
+from proactor.dialogue.decisions import Decision, decisions
 from proactor.engine import GRPO, Engine, Group, ranged
 from proactor.rewards import GroupReward, WeightedMetric
 from proactor.rewards.schedule import TrainingProgress
@@ -40,6 +40,8 @@ SFT_STATISTICS = (
     "nonfinite_gradient",
 )
 """Statistics of the trainer that the row of a supervised step keeps."""
+JUDGE_SHARES = ("judge/spread", "judge/agreement", "judge/pairs", "judge/tau")
+"""Of the judge's statistics those that are no counters: they stay those of the first draw."""
 
 
 def derive_seed(*parts: object) -> int:
@@ -108,53 +110,78 @@ def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, l
     epoch, chosen = batch(workspace.train, stage.batch_dialogues, workspace.config.seed, "grpo", step)
     if workspace.encoder.style.mode == "graph":  # a rank's dialogues go side by side, turn after turn
         chosen = workspace.engine.share(chosen)
+    encoder, engine = workspace.encoder, workspace.engine
+    points = decisions(encoder, chosen, seed=workspace.config.seed, epoch=epoch, shares=stage.boards)
+    again: Row = {}
     with ranged("run: sampling and rewards"):
-        answered, scoring = sample_and_score(workspace, stage, step, epoch, chosen)
+        answered, scoring = sample_and_score(workspace, stage, step, points)
+        if stage.redraws:
+            answered, again = redraw(workspace, stage, step, answered, scoring)
     kept = [answers.group for answers in answered if not answers.dropped]
-    if workspace.encoder.style.mode == "graph":  # samples of one decision then have different prompts
+    if encoder.style.mode == "graph":  # samples of one decision then have different prompts
+        assert stage.advantages != "reinforce" and stage.advantages != "reinforce_baseline", "refused"
         kept = trainable(kept, stage.advantages)
-    stats = update(workspace.engine, kept, stage)
-    rewards = reward_statistics(partial(workspace.engine.gather, phase="rewards"), answered)
-    return {"epoch": epoch, **stats, **rewards, **scoring}, answered
+    stats = update(engine, kept, stage)
+    rewards = reward_statistics(partial(engine.gather, phase="rewards"), answered)
+    rewards["tokens_sampled"] += again.get("tokens_redrawn", 0.0)
+    return {"epoch": epoch, **stats, **rewards, **scoring, **again}, answered
+
+
+def redraw(
+    workspace: Workspace, stage: GRPOStage, step: int, answered: Sequence[AnswerGroup], scoring: Row
+) -> tuple[list[AnswerGroup], Row]:
+    """Draw groups without spread again with other noise, at most ``stage.redraws`` times; keep the last draw.
+
+    DAPO's dynamic sampling (arXiv 2503.14476 [NOTES]) draws other prompts until a batch is full; here the
+    decisions of a dialogue stay together, so the same ones are drawn again [INFERRED]. A rank draws its own.
+    Returns this rank's groups, and over all ranks ``groups_redrawn`` (each as often as it was drawn again)
+    and ``tokens_redrawn``, sampled for draws that were given up. Adds to the seconds and the judge's counters
+    of ``scoring``.
+    """
+    engine, groups = workspace.engine, list(answered)
+    counts = {"groups_redrawn": 0.0, "tokens_redrawn": 0.0}
+    for attempt in range(1, stage.redraws + 1):
+        flat = [i for i, answers in enumerate(groups) if without_spread(answers)]
+        given_up = sum(len(s.token_ids) for i in flat for s in groups[i].group.samples)
+        ranks = engine.gather((len(flat), given_up), "groups without spread")
+        if not any(count for count, _ in ranks):
+            break
+        counts["groups_redrawn"] += sum(count for count, _ in ranks)
+        counts["tokens_redrawn"] += sum(tokens for _, tokens in ranks)
+        points = [groups[i].decision for i in flat]
+        drawn, more = sample_and_score(workspace, stage, step, points, attempt)
+        for i, answers in zip(flat, drawn, strict=True):
+            groups[i] = answers
+        for name, value in more.items():
+            if name.startswith(("seconds_", "judge/")) and name not in JUDGE_SHARES:
+                scoring[name] = scoring.get(name, 0.0) + value
+    return groups, counts
+
+
+def without_spread(answers: AnswerGroup) -> bool:
+    """Whether all samples have one reward. False for a group that the reward dropped."""
+    return not answers.dropped and len({sample.reward for sample in answers.group.samples}) == 1
 
 
 def sample_and_score(
-    workspace: Workspace, stage: GRPOStage, step: int, epoch: int, dialogues: Sequence[Dialogue]
+    workspace: Workspace, stage: GRPOStage, step: int, points: Sequence[Decision], attempt: int = 0
 ) -> tuple[list[AnswerGroup], Row]:
     """This rank's groups with their rewards, and the statistics of the scoring over all ranks.
 
-    ``dialogues``: those of all ranks, which share the sampling; in graph mode this rank's part.
+    ``points``: the decisions of all ranks, which share the sampling; in graph mode, and where an ``attempt``
+    is above 0, this rank's part.
     """
-    seed, engine = workspace.config.seed, workspace.engine
-    sampling = stage.sampling.model_copy(update={"seed": derive_seed(seed, "noise", step)})
+    engine, encoder, alone = workspace.engine, workspace.encoder, attempt > 0
+    noise = derive_seed(workspace.config.seed, "noise", step, *([attempt] if alone else []))
+    sampling = stage.sampling.model_copy(update={"seed": noise})
     if workspace.worker is None:
         assert not isinstance(workspace.reward, GroupReward), "Workspace.bind starts its worker"
-        began = time.perf_counter()
-        groups = sample_groups(
-            engine,
-            workspace.encoder,
-            dialogues,
-            sampling,
-            workspace.config.reward,
-            workspace.reward,
-            seed=seed,
-            epoch=epoch,
-            shares=stage.boards,
-        )
+        began, name = time.perf_counter(), workspace.config.reward
+        groups = sample_groups(engine, encoder, points, sampling, name, workspace.reward, alone)
         return groups, {"seconds_sampling": time.perf_counter() - began}
     progress, reward = TrainingProgress(step, stage.steps), workspace.worker.reward
-    judged = judge_groups(
-        engine,
-        workspace.encoder,
-        dialogues,
-        sampling,
-        workspace.worker,
-        workspace.turn_reward or WeightedMetric(),
-        progress=progress,
-        seed=seed,
-        epoch=epoch,
-        shares=stage.boards,
-    )
+    metric = workspace.turn_reward or WeightedMetric()
+    judged = judge_groups(engine, encoder, points, sampling, workspace.worker, metric, progress, alone)
     coefficients = {f"coef/{name}": value for name, value in reward.coefficients(progress).items()}
     gather = partial(engine.gather, phase="verdicts")
     events = judge_statistics(gather, judged.groups, reward.judged, judged.counters)

@@ -200,13 +200,16 @@ TRAINING: dict[str, tuple[Callable[[Engine], Any], str]] = {
     ),
     "no tokens": (
         lambda e: e.train([sample(token_ids=[])], SFT()),
-        r"^sample.token_ids: a sample needs at least one token$",
+        r"^group 0, sample 0: token_ids: a sample needs at least one token$",
     ),
     "no prompt": (
         lambda e: e.train([Group([], [sample(prompt_ids=[])])], SFT()),
-        r"^group.prompt_ids: a prompt needs at least one token$",
+        r"^group 0: prompt_ids: a prompt needs at least one token$",
     ),
-    "short mask": (lambda e: e.train([sample(mask=[True])], SFT()), r"^sample: a mask of 1 for 2 tokens$"),
+    "short mask": (
+        lambda e: e.train([sample(mask=[True])], SFT()),
+        r"^group 0, sample 0: a mask of 1 for 2 tokens$",
+    ),
     "id outside": (lambda e: e.train([sample(token_ids=[3, 101])], SFT()), r"ids outside 0 … 100"),
     "beyond the context": (
         lambda e: e.train([sample(token_ids=[3] * 130)], SFT()),
@@ -222,11 +225,43 @@ TRAINING: dict[str, tuple[Callable[[Engine], Any], str]] = {
     ),
     "short logprobs": (
         lambda e: e.train([group(sample(policy_logprobs=[-1.0], advantage=1.0))], TRAIN),
-        r"^sample: 1 log-probabilities for 2 tokens$",
+        r"^group 0, sample 0: policy_logprobs: 1 log-probabilities for 2 tokens$",
     ),
     "short advantage": (
         lambda e: e.train([group(sample(advantage=[1.0] * 5))], TRAIN),
-        r"^advantage: 5 values for a sample of 1 turns and 2 tokens$",
+        r"^group 0, sample 0: advantage: 5 values for a sample of 1 turns and 2 tokens$",
+    ),
+    "nan logprobs": (
+        lambda e: e.train([group(sample(logprobs=[-1.0, math.nan]))], TRAIN),
+        r"^group 0, sample 0: logprobs: a log-probability of a trained token is NaN$",
+    ),
+    "long logprobs of gradients": (
+        lambda e: e.forward_backward([group(sample()), group(sample(), sample(logprobs=[-1.0] * 3))], total),
+        r"^group 1, sample 1: logprobs: 3 log-probabilities for 2 tokens$",
+    ),
+    "later version": (
+        lambda e: e.train([group(sample(policy_version=e.policy_version + 1))], TRAIN),
+        r"^group 0, sample 0: drawn by policy version \d+ to \d+, and the policy is at \d+$",
+    ),
+    "later version of a token": (
+        lambda e: e.forward_backward([group(sample(versions=[0, 99]))], total),
+        r"^group 0, sample 0: drawn by policy version 0 to 99, and the policy is at \d+$",
+    ),
+    "nan advantage of gradients": (
+        lambda e: e.forward_backward([group(sample(), sample(advantage=[0.0, math.nan]))], total),
+        r"^group 0, sample 1: advantage is nan; it should be a finite float32 number$",
+    ),
+    "negative weight": (
+        lambda e: e.train([group(sample(weight=[1.0, -1.0]))], TRAIN),
+        r"^group 0, sample 0: weight is -1.0; it should be a finite number of at least 0$",
+    ),
+    "short weight": (
+        lambda e: e.train([sample(weight=[1.0] * 3)], SFT()),
+        r"^group 0, sample 0: weight: 3 values for a sample of 1 turns and 2 tokens$",
+    ),
+    "an empty node of gradients": (
+        lambda e: e.forward_backward([group(sample()), Group([1], [Sample([1], [])])], total),
+        r"^group 1, sample 0: token_ids: a sample needs at least one token$",
     ),
     "span": (
         lambda e: e.logprobs([[1, 2, 3]], [(0, 2)]),

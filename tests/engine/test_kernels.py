@@ -273,7 +273,7 @@ def test_built_in_losses_go_through_the_head_in_chunks(folder: Path, monkeypatch
             sample.advantage = [1.5, -1.0, 0.25][i]
             sample.policy_logprobs = [-4.5 - 0.4 * (-1) ** t for t in range(len(sample.token_ids))]
             sample.logprobs = [p + 0.2 * i for p in sample.policy_logprobs]
-    config = GRPO(beta=0.2, normalizer="samples", importance_cap=1.1)
+    config = GRPO(beta=0.2, normalizer="samples", importance_cap=1.1, entropy_bonus=0.3)
     custom, rows = Custom(config), []
     for loss in (GRPOLoss(config), custom):
         engine.zero_grad()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,34 @@ def lost_in(phase: str, number: signal.Signals) -> Callable[[int], None]:
 def different_calls(rank: int) -> None:
     parallel = lives(rank)
     reported(lambda: parallel.gather(None, "this" if rank else "that"))
+
+
+def test_a_gpu_is_named_to_the_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `Parallel` passes on for a card; without one nothing is bound."""
+    import torch.distributed as dist
+
+    from proactor.engine.meeting import Meeting
+
+    asked: list[dict[str, object]] = []
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda backend, **k: asked.append({"backend": backend, **k})
+    )
+    monkeypatch.setattr(dist, "new_group", lambda **k: asked.append(k))
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: None)
+    monkeypatch.setattr(Meeting, "close", lambda self: None)
+    card = torch.device("cuda", 1)
+    for device in (card, torch.device("cpu")):
+        Parallel(device, timeout=7200.0).release()
+    limit = timedelta(hours=2)
+    assert asked == [
+        {"backend": "cpu:gloo,cuda:nccl", "timeout": limit, "device_id": card},
+        {"backend": "gloo", "timeout": limit},
+        {"backend": "gloo", "timeout": limit, "device_id": None},
+        {"backend": "gloo", "timeout": limit},
+    ]
 
 
 def wakes_up(rank: int) -> None:

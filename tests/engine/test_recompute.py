@@ -12,33 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from proactor.engine import GRPO, SFT, Engine, EngineError, Group, GRPOLoss, Sample, SFTLoss, Tree
+from proactor.engine import GRPO, SFT, EngineError, Group, GRPOLoss, Sample, SFTLoss, Tree
 from proactor.engine import tree_gradient as module
 from proactor.engine.layout import TokenBatch
 from proactor.engine.loss import Loss
 from proactor.engine.model import Decoder
 from proactor.engine.tree_gradient import Backward, backward
-from tests.engine.engines import adapter, gradient, load, outside, prompts, rollout
-from tests.engine.trees import groups, long_tokens
-
-
-def widened(engine: Engine) -> Decoder:
-    """The engine's decoder in float64, in place."""
-    decoder, lora = engine.decoder, engine.decoder.lora
-    assert lora is not None
-    decoder.dtype = torch.float64
-    for name in ("embed", "head", "norm", "cos", "sin"):
-        setattr(decoder, name, getattr(decoder, name).double())
-    for layer in decoder.layers:
-        layer.norm1, layer.norm2 = layer.norm1.double(), layer.norm2.double()
-        for base in layer.linears.values():
-            assert isinstance(base.ready, Tensor)
-            base.ready, base.dtype = base.ready.double(), torch.float64
-            base.bias = None if base.bias is None else base.bias.double()
-    lora.flat, lora.grad = lora.flat.double(), lora.grad.double()
-    lora.leaves = [lora._leaf(f) for f in lora.factors]
-    lora.adapters = lora._adapters()
-    return decoder
+from tests.engine.engines import adapter, gradient, load, rollout
+from tests.engine.trees import caterpillar, groups, long_tokens, widened
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +90,6 @@ def test_any_cut_has_the_gradient_of_one_pass(wide: Decoder, name: str) -> None:
         )
 
     check()
-
-
-def caterpillar(turns: int) -> list[Group]:
-    """A dialogue of turns of one to three tokens, two samples of three tokens at each."""
-    trunk = prompts(1, length=turns * 2)[0]
-    ends = [2 * i + 1 + i % 2 for i in range(turns)]
-    return [
-        Group(trunk[:u], [outside(trunk[:u], [5 + i, 7, j], advantage=j - 0.5) for j in range(2)], tree="one")
-        for i, u in enumerate(ends)
-    ]
 
 
 @pytest.mark.parametrize("most", [5, 40])

@@ -127,7 +127,9 @@ def test_one_gradient_has_one_normalizer(engine: Engine) -> None:
 
     for name in ("token", 0, -1.0, True, float("nan"), float("inf"), None):
         loss.normalizer = name  # type: ignore[attr-defined]
-        with pytest.raises(EngineError, match=r"^loss.normalizer: .* is not 'tokens', 'samples' or a number"):
+        with pytest.raises(
+            EngineError, match=r"^loss.normalizer: .* is not 'tokens', 'samples', 'turns' or a"
+        ):
             engine.forward_backward(data, loss)
     assert not gradient(engine).any()
 

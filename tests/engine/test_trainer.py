@@ -109,16 +109,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(folder: Path, determinist
     before, version = adapter(engine), engine.policy_version
     bad = caterpillar()
     bad[1].samples[0].policy_logprobs = [-1e4] * 4  # the ratio overflows, and no clip bounds A < 0
-    if deterministic:
-        with pytest.raises(EngineError, match=r"gradient: largest element (nan|inf) is not finite"):
-            engine.train(bad, TRAIN)
-    else:
-        stats = engine.train(bad, TRAIN)
-        assert (
-            stats["nonfinite_gradient"] == 1
-            and stats["step"] == 0
-            and engine.counters()["skipped_steps"] == 1
-        )
+    stats = engine.train(bad, TRAIN)
+    assert stats["nonfinite_gradient"] == 1 and stats["step"] == 0 and engine.counters()["skipped_steps"] == 1
     assert torch.equal(adapter(engine), before) and engine.policy_version == version
     clean = load(folder, deterministic=deterministic)
     stats, expected = engine.train(caterpillar(), TRAIN), clean.train(caterpillar(), TRAIN)

@@ -6,10 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
-from proactor.engine import Group, Sample
+from proactor.engine import Engine, Group, Sample
+from proactor.engine.model import Decoder
 from proactor.engine.tree import ROOT, Tree
+from tests.engine.engines import outside, prompts
 
 tokens = st.lists(st.integers(0, 2), min_size=1, max_size=7)
 long_tokens = st.lists(st.integers(0, 1), min_size=1, max_size=40)
@@ -52,3 +56,32 @@ def ancestors(tree: Tree, node: int) -> Iterator[int]:
     while node != ROOT:
         yield node
         node = tree.nodes[node].parent
+
+
+def caterpillar(turns: int) -> list[Group]:
+    """A dialogue of turns of one to three tokens, two samples of three tokens at each."""
+    trunk = prompts(1, length=turns * 2)[0]
+    ends = [2 * i + 1 + i % 2 for i in range(turns)]
+    return [
+        Group(trunk[:u], [outside(trunk[:u], [5 + i, 7, j], advantage=j - 0.5) for j in range(2)], tree="one")
+        for i, u in enumerate(ends)
+    ]
+
+
+def widened(engine: Engine) -> Decoder:
+    """The engine's decoder in float64, in place."""
+    decoder, lora = engine.decoder, engine.decoder.lora
+    assert lora is not None
+    decoder.dtype = torch.float64
+    for name in ("embed", "head", "norm", "cos", "sin"):
+        setattr(decoder, name, getattr(decoder, name).double())
+    for layer in decoder.layers:
+        layer.norm1, layer.norm2 = layer.norm1.double(), layer.norm2.double()
+        for base in layer.linears.values():
+            assert isinstance(base.ready, Tensor)
+            base.ready, base.dtype = base.ready.double(), torch.float64
+            base.bias = None if base.bias is None else base.bias.double()
+    lora.flat, lora.grad = lora.flat.double(), lora.grad.double()
+    lora.leaves = [lora._leaf(f) for f in lora.factors]
+    lora.adapters = lora._adapters()
+    return decoder

@@ -36,7 +36,8 @@ def torch_form(monkeypatch: pytest.MonkeyPatch, given: dict[str, Tensor], seed: 
         patch.setenv("PROACTOR_KERNELS", "reference")
         leaf = given["hidden"].clone().requires_grad_()
         logp, entropy = log_probabilities(**given | {"hidden": leaf})
-        return [logp.detach(), entropy, *torch.autograd.grad(logp, leaf, seed)]
+        gradients = torch.autograd.grad([logp, entropy], leaf, [seed, seed.flip(0)], retain_graph=True)
+        return [logp.detach(), entropy, *gradients, *torch.autograd.grad(entropy, leaf, seed)]
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -54,14 +55,15 @@ def test_chunks_and_both_backward_paths(kept: bool, fitting: int, monkeypatch: p
     seed = torch.randn(len(given["row"]), device=DEVICE)
     leaf = given["hidden"].requires_grad_()
     logp, entropy = log_probabilities(**given, linear=linear)
-    assert not entropy.requires_grad
     chunks = -(-9 // fitting)
     assert len(calls) == chunks and max(calls) == min(9, fitting)
-    (first,) = torch.autograd.grad(logp, leaf, seed, retain_graph=True)
+    both, seeds = [logp, entropy], [seed, seed.flip(0)]
+    (first,) = torch.autograd.grad(both, leaf, seeds, retain_graph=True)
     assert len(calls) == (chunks if kept else 2 * chunks)
-    (second,) = torch.autograd.grad(logp, leaf, seed)  # the kept logits are spent
+    (second,) = torch.autograd.grad(both, leaf, seeds, retain_graph=True)  # the kept logits are spent
     assert torch.equal(first, second)
-    for ours, theirs in zip((logp, entropy, first), torch_form(monkeypatch, given, seed), strict=True):
+    (alone,) = torch.autograd.grad(entropy, leaf, seed)
+    for ours, theirs in zip((*both, first, alone), torch_form(monkeypatch, given, seed), strict=True):
         torch.testing.assert_close(ours.detach(), theirs, rtol=2e-5, atol=2e-5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -42,20 +43,26 @@ OLD = torch.linspace(-6, -3, 11)
 ADVANTAGE = torch.tensor([1.0, -1, 0.5, 2, -2, 1, 0, 1, -1, 0.3, 1])
 
 
-def clipped(logp: Tensor, pairs: slice) -> Tensor:
+def clipped(logp: Tensor, entropy: Tensor, pairs: slice) -> Tensor:
     """PPO's clipped loss of some pairs."""
     ratio = (logp - OLD.to(DEVICE)[pairs]).exp()
     advantage = ADVANTAGE.to(DEVICE)[pairs]
     return -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
 
 
-def test_equals_the_general_form() -> None:
+def with_bonus(logp: Tensor, entropy: Tensor, pairs: slice) -> Tensor:
+    """The same with an entropy bonus of another weight for each pair."""
+    return clipped(logp, entropy, pairs) - 0.1 * entropy * (ADVANTAGE.to(DEVICE)[pairs] + 3)
+
+
+@pytest.mark.parametrize("loss", [clipped, with_bonus])
+def test_equals_the_general_form(loss: Callable[[Tensor, Tensor, slice], Tensor]) -> None:
     given = problem()
     leaf = given["hidden"].requires_grad_()
     logp, entropy = log_probabilities(**given)
-    expected = clipped(logp, slice(0, 11)).sum()
+    expected = loss(logp, entropy, slice(0, 11)).sum()
     (gradient,) = torch.autograd.grad(2.5 * expected, leaf)
-    value, pair_logp, pair_entropy = logprob_loss(**given, loss=autograd_loss(clipped))
+    value, pair_logp, pair_entropy = logprob_loss(**given, loss=autograd_loss(loss))
     assert not pair_logp.requires_grad and not pair_entropy.requires_grad
     (slope,) = torch.autograd.grad(2.5 * value, leaf)
     pairs = ((value, expected), (pair_logp, logp), (pair_entropy, entropy), (slope, gradient))
@@ -76,10 +83,10 @@ def test_one_forward_product_a_chunk_and_no_logits_left() -> None:
         alive.append(weakref.ref(logits))
         return logits
 
-    def loss(logp: Tensor, pairs: slice) -> tuple[Tensor, Tensor]:
+    def loss(logp: Tensor, entropy: Tensor, pairs: slice) -> tuple[Tensor, Tensor, None]:
         assert not torch.is_grad_enabled() and len(logp) == pairs.stop - pairs.start
         seen.append(pairs)
-        return logp.sum(), torch.ones_like(logp)
+        return logp.sum(), torch.ones_like(logp), None
 
     value, *_ = logprob_loss(**given, loss=loss, linear=linear)
     assert not any(r() is not None for r in alive)
