@@ -65,7 +65,10 @@ class ChatRequest(Config):
 
         Raises EngineError, in one line, for an unknown field and a value that cannot be.
         """
-        given = {**fields, **(fields.get("extra_body") or {})}
+        extra = fields.get("extra_body") or {}
+        if not isinstance(extra, Mapping):
+            raise EngineError(f"extra_body: an object of fields, not {type(extra).__name__}")
+        given = {**fields, **extra}
         known = {
             name: value
             for name, value in given.items()

@@ -66,7 +66,7 @@ class _Desk:
     """Takes requests to the sampler and makes completions of its groups.
 
     ``names``: of models, and whether each has the adapter on. ``unnamed`` numbers the requests without a
-    seed; ``numbers`` those of a client that has one.
+    seed; ``numbers`` those of a client that has one. ``token_texts``: those that were decoded, by id.
     """
 
     loop: SamplingLoop
@@ -82,6 +82,7 @@ class _Desk:
     numbers: Iterator[int] = field(default_factory=itertools.count)
     counters: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    token_texts: dict[int, str] = field(default_factory=dict)
 
     def number(self, request: ChatRequest) -> int:
         """The key of the next request's noise; 0 where it has a seed."""
@@ -185,7 +186,9 @@ class _Desk:
         return ChoiceLogprobs(content=content)
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        text = decode(self.template.chat.tokenizer, [token], specials=True)
+        text = self.token_texts.get(token)
+        if text is None:
+            text = self.token_texts[token] = decode(self.template.chat.tokenizer, [token], specials=True)
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
@@ -230,7 +233,7 @@ class AsyncCompletions:
         except BaseException:
             self._desk.loop.cancel(submission)
             raise
-        return self._desk.completion(request, group)
+        return await asyncio.to_thread(self._desk.completion, request, group)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatCompletionChunk, None]:
         """The completion of a request in chunks, as it is drawn; the last one has the ``usage``, no choice.

@@ -63,7 +63,7 @@ def serve(
     """
     try:
         from proactor.server.app import create_app
-        from proactor.server.run import bind, run
+        from proactor.server.run import bind, make_room, run
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
@@ -90,8 +90,11 @@ def serve(
     if adapters_from is not None and (opening.folder is None or not adapters_from.is_dir()):
         what = "no adapter to swap: give --adapter" if opening.folder is None else "no such folder"
         raise UsageError(f"--adapters-from {adapters_from}: {what}")
-    if name is not None and name == opening.adapter:
-        raise UsageError(f"--name {name}: the adapter has that name; give another one")
+    if opening.adapter == (name or opening.base):
+        raise UsageError(
+            f"the model and its adapter are both named {opening.adapter!r}: --name gives another"
+        )
+    make_room(limits)
     bound = bind(host, port, bool(keys))  # before the model is loaded: a port that is taken is known at once
     with terminal() as ui:
         engine = opening.load(lambda done, total: ui.substep("loading the model", done, total))

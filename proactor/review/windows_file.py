@@ -188,9 +188,17 @@ def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
     turns = record.get("turns")
     if not isinstance(turns, list) or not all(isinstance(t, dict) and "index" in t for t in turns):
         raise Malformed("no windows as `proactor annotate` writes them: its turns have no `index`")
-    for window in (record, *(w for kind in KINDS for w in reviewed.windows_in(record, kind))):
+    for window in (
+        record,
+        *(w for kind in (*KINDS, reviewed.REMOVED) for w in reviewed.windows_in(record, kind)),
+    ):
         if isinstance(window, dict):
             reviewed.review_of(window)
+    removed = record.get(reviewed.REMOVED, [])
+    if not isinstance(removed, list) or not all(
+        isinstance(w, dict) and isinstance(w.get("id"), str) for w in removed
+    ):
+        raise Malformed(f"{reviewed.REMOVED}: not a list of windows, each with an `id` that is text")
     known = values_as_text(_known_keys(record, Dialogue), counters)
     parts: dict[str, type[BaseModel]] = {"turns": Turn, "references": Reference, "withdrawn": Reference}
     for key, fields in parts.items():

@@ -34,7 +34,7 @@ async def respond(serving: Serving, request: Request, name: Any, answer: Answer,
     if stream:
         return EventStream(serving, request, _events(serving, name, answer))
     async with serving.place(request), serving.models.use(name) as adapter:
-        return as_json(await answer.whole(adapter))
+        return await asyncio.to_thread(as_json, await answer.whole(adapter))
 
 
 async def _events(serving: Serving, name: Any, answer: Answer) -> AsyncGenerator[dict[str, Any], None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -40,10 +41,7 @@ class _Chat:
         completion = await completions.answer(self._of_weights(adapter))
         usage = completion.usage
         self._serving.metrics.count_tokens(usage.prompt_tokens, usage.completion_tokens)
-        body = completion.to_dict()
-        for choice in body["choices"]:
-            choice["message"].setdefault("content", None)
-        return self._shown(body)
+        return await asyncio.to_thread(self._whole, completion.to_dict)
 
     async def events(self, adapter: bool) -> AsyncGenerator[dict[str, Any], None]:
         completions = self._serving.openai.asynchronous.chat.completions
@@ -57,6 +55,12 @@ class _Chat:
                 for choice in body["choices"]:
                     choice.setdefault("finish_reason", None)
                 yield self._shown(body)
+
+    def _whole(self, completion: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        body = completion()
+        for choice in body["choices"]:
+            choice["message"].setdefault("content", None)
+        return self._shown(body)
 
     def _of_weights(self, adapter: bool) -> ChatRequest:
         return self._asked.model_copy(update={"model": "policy" if adapter else "base"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import itertools
 import time
 import uuid
@@ -11,7 +13,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from proactor.engine import Piece, Sample, Tops
+from proactor.engine import Group, Piece, Sample, Tops
 from proactor.server.answering import answered, drawing, finish_reason, in_time, respond, usage_of
 from proactor.server.completion_request import CompletionRequest
 from proactor.server.options import AnswerOptions
@@ -45,10 +47,14 @@ class _Completions:
         self._serving, self._asked, self._prompts, self._options = serving, asked, prompts, options
         self._id, self._created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
         self._lengths: dict[int, int] = {}
+        self._token_text = functools.cache(lambda token: self._text([token]))
 
     async def whole(self, adapter: bool) -> dict[str, Any]:
         groups = await answered(await drawing(self._serving.engine, self._prompts, self._asked, adapter))
         usage = usage_of(self._serving, groups)
+        return await asyncio.to_thread(self._whole, groups, usage)
+
+    def _whole(self, groups: Sequence[Group], usage: dict[str, int]) -> dict[str, Any]:
         choices: list[dict[str, Any]] = []
         for group in groups:
             for sample in _best(group.samples, self._asked.n):
@@ -103,7 +109,7 @@ class _Completions:
     ) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None}
         if self._asked.logprobs is not None:
-            lengths = (len(self._text([token])) for token in ids[:-1])
+            lengths = (len(self._token_text(token)) for token in ids[:-1])
             choice["logprobs"] = {
                 "tokens": list(map(self._token, ids)),
                 "token_logprobs": list(logprobs),
@@ -131,7 +137,7 @@ class _Completions:
         return prompt if isinstance(prompt, str) else self._text(prompt)
 
     def _token(self, token: int) -> str:
-        return self._options.token(token, self._text([token]))
+        return self._options.token(token, self._token_text(token))
 
     def _text(self, ids: list[int]) -> str:
         tokenizer = self._serving.engine.tokenizer

@@ -11,12 +11,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from proactor.server.limits import Limits
 from proactor.server.metrics import Metrics
 
+FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+"""What a connection beyond the last one gets; it is then closed, so that idle ones use up no files."""
+
 
 def patient_protocol(limits: Limits, metrics: Metrics) -> type[H11Protocol]:
-    """uvicorn's protocol with `Limits.head_timeout` and `Limits.write_timeout`."""
+    """uvicorn's protocol with `Limits.max_connections`, `Limits.head_timeout` and `Limits.write_timeout`."""
 
     class PatientProtocol(H11Protocol):
-        """Drops a client that does not finish a request's head, or does not read its answer."""
+        """Drops a client that is one too many, does not finish a head, or does not read its answer."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
@@ -24,7 +27,12 @@ def patient_protocol(limits: Limits, metrics: Metrics) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._wait_for("head", limits.head_timeout)
+            if len(self.connections) > limits.max_connections:
+                metrics.refused.inc()
+                transport.write(FULL)
+                transport.close()
+            else:
+                self._wait_for("head", limits.head_timeout)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)

@@ -58,6 +58,9 @@ class Metrics:
             "clients that left before their answer was complete",
             registry=registry,
         )
+        self.refused = Counter(
+            "proactor_connections_refused", "connections beyond the last one", registry=registry
+        )
         self.stalled = Counter(
             "proactor_clients_stalled",
             "connections ended because a client was too slow, by what it did not do",

@@ -1,7 +1,9 @@
 """`Models`: the names that a request may give, and the adapter behind one of them, which can be swapped.
 
 An engine holds one adapter. A request by its name holds it until it is answered; a swap waits for those that
-do, and refuses others meanwhile, so that no answer comes from another adapter than the one it names.
+do, and refuses others meanwhile, so that no answer comes from another adapter than the one it names. The
+engine loads it when nothing is sampled at all: the swap waits for the model's own answers then, and new ones
+wait behind it. It waits `PATIENCE` at the most.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from proactor.engine import Engine
 from proactor.server.refusals import Refused, busy
 
 NAME = re.compile(r"[\w.:-]{1,128}")
+PATIENCE = 60.0
+"""Seconds that a swap waits for answers, and others for it."""
 
 
 class Models:
@@ -31,27 +35,35 @@ class Models:
     ) -> None:
         self.engine, self.base, self.adapter = engine, base, adapter
         self.root = None if root is None else root.resolve()
-        self._users = 0
+        self._users = {True: 0, False: 0}
         self._changed = asyncio.Condition()
-        self._changing = False
+        self._changing = self._held = False
         self._since = int(time.time())
 
     @asynccontextmanager
     async def use(self, name: Any) -> AsyncIterator[bool]:
         """A block that uses a model; gives whether the adapter is on. Raises Refused for an unknown name."""
         if name == self.base:
-            yield False
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self._held)
+            async with self._using(False):
+                yield False
             return
         if self._changing:
             raise busy("an adapter is being loaded; try again in a second", 503)
         if self.adapter is None or name != self.adapter:
             raise Refused(404, f"model {name!r} is none of {self._names()}", "model_not_found")
-        self._users += 1
-        try:
+        async with self._using(True):
             yield True
+
+    @asynccontextmanager
+    async def _using(self, adapter: bool) -> AsyncIterator[None]:
+        self._users[adapter] += 1
+        try:
+            yield
         finally:
-            self._users -= 1
-            if not self._users:
+            self._users[adapter] -= 1
+            if not self._users[adapter]:
                 async with self._changed:
                     self._changed.notify_all()
 
@@ -67,14 +79,14 @@ class Models:
     async def load(self, name: Any, path: Any) -> str:
         """Load the adapter in a folder below ``root`` under a name, in place of the present one.
 
-        Returns the name that it replaced, "" for none. Raises Refused, and what `Engine.load_adapter` does;
-        the present one then stays.
+        Returns the name that it replaced, "" for none. Raises Refused, also where answers take longer than
+        `PATIENCE`, and what `Engine.load_adapter` does; the present one then stays.
         """
         root = self._open_root()
         if not isinstance(name, str) or not NAME.fullmatch(name) or name == self.base:
             raise Refused(400, f"lora_name {name!r}: letters, digits, . : _ and -, and not the model's own")
         folder = _inside(root, path)
-        async with self._swapping():
+        async with self._swapping(engine=True):
             await asyncio.to_thread(self.engine.load_adapter, folder)
             before, self.adapter = self.adapter, name
         return before or ""
@@ -84,20 +96,28 @@ class Models:
         self._open_root()
         if self.adapter is None or name != self.adapter:
             raise Refused(404, f"lora_name {name!r}: no such adapter is loaded", "model_not_found")
-        async with self._swapping():
+        async with self._swapping(engine=False):
             self.adapter = None
 
     @asynccontextmanager
-    async def _swapping(self) -> AsyncIterator[None]:
+    async def _swapping(self, engine: bool) -> AsyncIterator[None]:
+        """A block without answers of the adapter, and with ``engine`` without any."""
         if self._changing:
             raise busy("an adapter is being loaded; try again in a second", 409)
         self._changing = True
         try:
-            async with self._changed:
-                await self._changed.wait_for(lambda: not self._users)
+            try:
+                async with asyncio.timeout(PATIENCE), self._changed:
+                    await self._changed.wait_for(lambda: not self._users[True])
+                    self._held = engine
+                    await self._changed.wait_for(lambda: not (engine and self._users[False]))
+            except TimeoutError:
+                raise busy(f"answers take longer than {PATIENCE:g} s; the adapter stays", 409) from None
             yield
         finally:
-            self._changing = False
+            self._changing = self._held = False
+            async with self._changed:
+                self._changed.notify_all()
 
     def _open_root(self) -> Path:
         if self.root is None:

@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 
 from proactor.engine import ProactorError
 from proactor.server.connection import patient_protocol
+from proactor.server.limits import Limits
 from proactor.server.serving import Serving
 
 LARGEST_HEAD = 64 * 1024
@@ -23,9 +25,26 @@ LARGEST_HEAD = 64 * 1024
 BACKSTOP = 5.0
 """Seconds after `Limits.drain` in which what was cut short may end by itself."""
 
+OWN_FILES = 256
+"""Files that a server opens beside its connections, at the most: the model's, libraries, logs."""
+
 
 class ServeError(ProactorError):
     """A server that cannot begin. One line that says what to do."""
+
+
+def make_room(limits: Limits) -> None:
+    """Let this process open a file for each connection. Raises ServeError where the system does not."""
+    needed = limits.max_connections + OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ServeError(
+            f"--max-concurrent {limits.max_concurrent}: takes up to {limits.max_connections} connections, "
+            f"and this process may open {hard} files; give a smaller one, or run `ulimit -Hn {needed}` before"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def bind(host: str, port: int, keys: bool) -> socket.socket:
@@ -48,9 +67,13 @@ def bind(host: str, port: int, keys: bool) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         bound.close()
-        hint = "; stop what listens there, or give another --port" if error.errno == errno.EADDRINUSE else ""
-        raise ServeError(f"{host}:{port}: {os.strerror(error.errno or 0)}{hint}") from None
+        raise _not_ours(f"{host}:{port}", error) from None
     return bound
+
+
+def _not_ours(address: str, error: OSError) -> ServeError:
+    hint = "; stop what listens there, or give another --port" if error.errno == errno.EADDRINUSE else ""
+    return ServeError(f"{address}: {os.strerror(error.errno or 0)}{hint}")
 
 
 def run(
@@ -58,7 +81,15 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT: then nothing new is taken, what runs may end within `Limits.drain`, and
     this returns. A second signal ends at once. ``ready`` is called once connections are taken.
+
+    Raises ServeError where another process has begun to listen at the address since `bind`.
     """
+    host, port = bound.getsockname()[:2]
+    try:
+        bound.listen()
+    except OSError as error:
+        bound.close()
+        raise _not_ours(f"{host}:{port}", error) from None
     asyncio.run(server_of(app, serving, ready).serve([bound]))
 
 
@@ -75,7 +106,6 @@ def server_of(app: ASGIApp, serving: Serving, ready: Callable[[], None] | None =
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=limits.max_connections,
         timeout_keep_alive=round(limits.idle_timeout) or 1,
         timeout_graceful_shutdown=round(limits.drain + BACKSTOP),
         h11_max_incomplete_event_size=LARGEST_HEAD,

@@ -18,12 +18,15 @@ def settled(records: Sequence[Record], mapping: ImportMap, tally: Tally) -> list
     files), or renamed (`ids_renamed`).
     """
     kept: dict[str, Record] = {}
+    came: dict[str, list[Record]] = {}
     for record in records:
-        first = kept.get(record.id)
+        first, earlier = kept.get(record.id), came.setdefault(record.id, [])
+        same = next((other for other in earlier if other.value == record.value), None)
+        earlier.append(record)
         if first is None:
             kept[record.id] = record
-        elif record.value == first.value and mapping.duplicates == "drop":
-            tally.leave_out("duplicates", f"{record.where}: {record.id!r} is the same as {first.where}")
+        elif same is not None and mapping.duplicates == "drop":
+            tally.leave_out("duplicates", f"{record.where}: {record.id!r} is the same as {same.where}")
         elif mapping.same_id == "join":
             kept[record.id] = _joined(first, record)
             tally.counters["conversations_joined"] += 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from proactor.files import SourceError
@@ -14,6 +15,7 @@ from proactor.sources.transcript import Speakers
 from proactor.transcripts.entries import Entry, FileRead, Tally, value_at
 from proactor.transcripts.guess import column
 from proactor.transcripts.mapping import Columns, ImportMap
+from proactor.transcripts.order import places_of
 
 _ROLES = {"user": "user", "agent": "assistant"}
 
@@ -24,13 +26,16 @@ def records_of(read: FileRead, mapping: ImportMap, tally: Tally) -> list[Record]
     """
     columns = _named(mapping.columns, read)
     if mapping.form == "rows":
-        return [
-            _ordered(record, columns, mapping.speakers) for record in _grouped(read, columns, mapping, tally)
+        made = [
+            partial(_ordered, record, columns, mapping.speakers, tally)
+            for record in _grouped(read, columns, mapping, tally)
         ]
+    else:
+        made = [partial(_conversation, entry, columns, mapping, tally) for entry in read.entries]
     records = []
-    for entry in read.entries:
+    for make in made:
         try:
-            records.append(_conversation(entry, columns, mapping))
+            records.append(make())
         except SourceError as error:
             if mapping.broken == "error":
                 raise
@@ -61,7 +66,7 @@ def _grouped(read: FileRead, columns: Columns, mapping: ImportMap, tally: Tally)
     return table.grouped(rows())
 
 
-def _conversation(entry: Entry, columns: Columns, mapping: ImportMap) -> Record:
+def _conversation(entry: Entry, columns: Columns, mapping: ImportMap, tally: Tally) -> Record:
     identity = id_text(value_at(entry.value, columns.conversation)) or entry.key
     if not identity:
         text = json.dumps(entry.value, sort_keys=True, ensure_ascii=False)
@@ -73,14 +78,19 @@ def _conversation(entry: Entry, columns: Columns, mapping: ImportMap) -> Record:
         raise SourceError(f"{entry.where}: {columns.turns} is not a list of objects")
     domain = _text(value_at(entry.value, columns.domain))
     value = {"turns": turns, **({"domain": domain} if domain else {})}
-    return _ordered(Record(entry.where, identity, value), columns, mapping.speakers)
+    return _ordered(Record(entry.where, identity, value), columns, mapping.speakers, tally)
 
 
-def _ordered(record: Record, columns: Columns, speakers: Speakers) -> Record:
+def _ordered(record: Record, columns: Columns, speakers: Speakers, tally: Tally) -> Record:
     """A record whose turns are still theirs, with turns, or where tools are called messages, of our form."""
     theirs = record.value["turns"]
-    if columns.order is not None:
-        theirs = _sorted(theirs, columns.order)
+    if (order := columns.order) is not None:
+        try:
+            places = places_of([_text(value_at(turn, order)) for turn in theirs])
+        except ValueError as error:
+            raise SourceError(f"{record.where}: conversation {record.id!r}, order={order}: {error}") from None
+        tally.counters["turns_reordered"] += sum(at != place for at, place in enumerate(places))
+        theirs = [theirs[place] for place in places]
     domain = {"domain": record.value["domain"]} if "domain" in record.value else {}
     if columns.calls is None and columns.tool is None:
         turns = [_turn(turn, columns) for turn in theirs]
@@ -121,18 +131,3 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else messages.value_text(value)
-
-
-def _sorted(turns: Sequence[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """The turns in the order of a column: of numbers where all are, else of texts."""
-    values = [_text(value_at(turn, key)) for turn in turns]
-    numbers = [_number(value) for value in values]
-    order: list[Any] = numbers if None not in numbers else values
-    return [turns[i] for i in sorted(range(len(turns)), key=lambda i: order[i])]
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None

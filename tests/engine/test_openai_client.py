@@ -317,6 +317,8 @@ def test_from_inside_a_step_it_is_refused(engine: Engine) -> None:
         ({"tool_choice": "required"}, "tool_choice: no tool"),
         ({"tools": [TOOL], "tool_choice": {"function": {"name": "other"}}}, "tool_choice: no tool 'other'"),
         ({"extra_body": {"top_q": 1}}, "unknown option 'top_q'"),
+        ({"extra_body": [1]}, "extra_body: an object of fields, not list"),
+        ({"extra_body": "abc"}, "extra_body: an object of fields, not str"),
         ({"messages": [{"role": "user", "content": "a" * 2000}]}, "leave no room"),
         ({"tools": [{}]}, "tool 1"),
     ],

@@ -159,6 +159,16 @@ def test_a_model_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "config.json" in refusal(capsys, "serve", tmp_path / "empty", "--port", 0)
 
 
+def test_a_model_and_its_adapter_have_two_names(
+    run: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run's folder may be named as its model's; one name would never reach the adapter."""
+    shutil.copytree(run, tmp_path / "tiny")
+    said = refusal(capsys, "serve", tmp_path / "tiny", "--port", 0)
+    assert "both named 'tiny': --name" in said
+    assert "both named 'support'" in refusal(capsys, "serve", run, "--name", "support", "--port", 0)
+
+
 def test_what_a_run_and_a_model_open_as(run: Path, model: Path) -> None:
     opened = Opening.of(str(run), [], ["engine.kv_tokens=4096"])
     assert (opened.base, opened.adapter, opened.folder) == ("tiny", "support", run / "best")

@@ -43,6 +43,13 @@ def test_a_file_without_a_last_line_break_keeps_none(tmp_path: Path) -> None:
     assert not path.read_bytes().endswith(b"\n") and len(WindowsFile(path).entries()) == 2
 
 
+@pytest.mark.parametrize("removed", [[{"id": ["a"]}], [{}], ["a"], "a"])
+def test_windows_taken_out_need_ids(tmp_path: Path, removed: Any) -> None:
+    path = put(tmp_path, dialogue("one") | {"removed": removed})
+    with pytest.raises(SourceError, match=r"windows\.jsonl:1: .*removed: not a list of windows"):
+        WindowsFile(path)
+
+
 def test_a_change_of_what_was_looked_at_before_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
     path = put(tmp_path, dialogue("one"), dialogue("two"))
     mine, theirs = WindowsFile(path), WindowsFile(path)

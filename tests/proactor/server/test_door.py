@@ -209,7 +209,12 @@ def test_more_connections_than_are_served_are_refused(locked: Served) -> None:
     try:
         while len(locked.server.server_state.connections) < most:
             time.sleep(0.001)
-        assert locked.ask("GET", "/health")[0] == 503
+        with locked.connect() as idle:
+            idle.settimeout(5)  # before a head has to be there
+            assert idle.recv(1 << 16).startswith(b"HTTP/1.1 503 ") and not idle.recv(1)
+        assert locked.counted("proactor_connections_refused_total") == 1
+        held[0].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert held[0].recv(1 << 16).startswith(b"HTTP/1.1 200 ")  # who is connected is served
     finally:
         for connection in held:
             connection.close()

@@ -134,6 +134,18 @@ def test_rows_of_a_table_may_call_tools_and_are_put_in_order(tmp_path: Path) -> 
     assert (reference.name, reference.params, reference.observed_trigger) == ("book", {"day": "Monday"}, 2)
 
 
+def test_turns_go_by_their_times_or_are_refused_by_their_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "id,at,who,text\na,10:00,agent,late\na,9:58,user,early\nb,2,user,one\nb,,agent,two\n"
+    file, columns = put(tmp_path / "x.csv", rows), "speaker=who,order=at"
+    said = refusal(capsys, "import", file, "--columns", columns, "--dry-run")
+    assert "x.csv:4: conversation 'b', order=at: turn 2 has no value" in said
+    corpus, report = imported(tmp_path, file, "--columns", columns, "--broken", "drop")
+    assert words(corpus) == {"a": [("user", "early"), ("agent", "late")]}
+    assert report["counters"] == {"turns_reordered": 2, "broken_conversations": 1}
+
+
 def test_any_json_is_read_by_a_mapping_file(tmp_path: Path) -> None:
     events = [
         {"author": {"name": "Zoe"}, "parts": ["hi"]},
@@ -330,6 +342,17 @@ def test_a_conversation_split_over_files(tmp_path: Path, capsys: pytest.CaptureF
     assert "2.csv:2: conversation 'c2' appears twice (first in " in said and "--same-id join" in said
     corpus, report = imported(tmp_path, one, two, *NAMES, "--same-id", "join")
     assert words(corpus) == WANTED and report["counters"]["conversations_joined"] == 1
+
+
+@pytest.mark.parametrize("same_id", ["join", "rename"])
+def test_a_part_that_comes_again_is_a_duplicate(tmp_path: Path, same_id: str) -> None:
+    first, second = chat("a", says("user", "hi")), chat("a", says("assistant", "yes"))
+    file = put(tmp_path / "x.jsonl", lines(first, second, first, second))
+    corpus, report = imported(tmp_path, file, "--same-id", same_id, "--option", "one_speaker=keep")
+    hi, yes = ("user", "hi"), ("agent", "yes")
+    assert words(corpus) == ({"a": [hi, yes]} if same_id == "join" else {"a": [hi], "a-2": [yes]})
+    assert report["counters"]["duplicates"] == 2
+    assert "x.jsonl:4: 'a' is the same as" in report["left_out"][1] and "x.jsonl:2" in report["left_out"][1]
 
 
 # -- what cannot be read ---
