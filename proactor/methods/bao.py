@@ -131,7 +131,7 @@ SECTIONS = ("memory", "hypotheses", "plan", "query")
 
 class DemonstrationFilter(Config):
     """Which demonstrations are kept: a success, each section written in ``share`` of the turns at least, and
-    no call made twice. All of it is ours.
+    no call made twice to the same answer. All of it is ours.
     """
 
     sections: tuple[str, ...] = SECTIONS
@@ -159,7 +159,7 @@ def fault(episode: Episode, replies: Sequence[str], config: DemonstrationFilter)
     if any(sum(bool(r[name]) for r in read) < config.share * len(read) for name in config.sections):
         return "sections"
     calls = [
-        (call.verb, " ".join(call.content.casefold().split()), _plain(call.arguments))
+        (call.verb, " ".join(call.content.casefold().split()), _plain(call.arguments), turn.feedback)
         for turn in episode.turns
         for call in turn.calls
     ]

@@ -1,5 +1,5 @@
-"""Examples for pre-training and stage A: a teacher's episodes of FunctionGym, token by token as the agent
-would play them.
+"""Examples for pre-training and stage A: a teacher's episodes of a gym, token by token as the agent would
+play them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ from proactor.config import ConfigError
 from proactor.engine import Group, Sample, ToolChat
 from proactor.environments.calls import INTERACT
 from proactor.environments.episode import Episode
-from proactor.environments.gyms.function import FunctionGym
-from proactor.environments.gyms.function_expert import FunctionExpert, rules_of
-from proactor.environments.gyms.function_family import FunctionFamily
-from proactor.environments.gyms.function_scripts import FunctionGyms, Hasty
+from proactor.environments.gyms.players import players
 from proactor.environments.protocol import Gym
 from proactor.environments.scripted import Move, play
 from proactor.episode_config import Teacher
@@ -33,7 +30,7 @@ class Demonstrations:
     ``thoughts``: whether a call follows the four sections of `bao.SECTIONS`.
     """
 
-    gym: FunctionGyms
+    gym: Gym
     chat: ToolChat
     thoughts: bool
     teacher: Teacher = "expert"
@@ -45,9 +42,9 @@ class Demonstrations:
         return cls(cls.check(gym), chat, thoughts, teacher)
 
     @staticmethod
-    def check(gym: Gym) -> FunctionGyms:
+    def check(gym: Gym) -> Gym:
         """Raise ConfigError for a gym that has no expert."""
-        if not isinstance(gym, FunctionGym | FunctionFamily):
+        if not players(gym):
             raise ConfigError(
                 f"environment.gym: {gym.name} has no symbolic expert; leave sft and pretrain out"
             )
@@ -77,8 +74,7 @@ class Demonstrations:
         return self._made[task]
 
     def _played(self, task: str) -> tuple[Episode, list[str]]:
-        expert = FunctionExpert(rules_of(self.gym))
-        played = play(self.gym, task, Hasty(self.gym, task) if self.teacher == "hasty" else expert)
+        played = play(self.gym, task, players(self.gym)[self.teacher](task))
         opening = self.gym.make(task).reset(0)
         messages: list[dict[str, Any]] = [dict(message) for message in opening.messages]
         replies = [_reply(move, self.thoughts) for move in played.moves]
