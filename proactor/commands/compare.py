@@ -19,7 +19,8 @@ def compare(
         Path, typer.Argument(metavar="RUN_B", help="the run to compare with it", show_default=False)
     ],
     system: Annotated[
-        str, typer.Option(help="after, before, a trivial policy; in an environment a scripted player (random)")
+        str,
+        typer.Option(help="after, before, a trivial policy; in an environment a scripted player (random)"),
     ] = "after",
     against: Annotated[str, typer.Option(help="system of RUN_A, if another than RUN_B's")] = "",
     resamples: Annotated[

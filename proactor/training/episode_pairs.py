@@ -59,7 +59,9 @@ def _outcomes(folder: Path, tested: BeforeAfter, system: str) -> list[Outcome]:
     gym, _ = open_tasks(config, open_user(config))
     scripts = players(gym)
     if system not in scripts:
-        raise SourceError(f"{folder}: no system {system!r}: one of {', '.join(('before', 'after', *scripts))}")
+        raise SourceError(
+            f"{folder}: no system {system!r}: one of {', '.join(('before', 'after', *scripts))}"
+        )
     return scripted_outcomes(gym, [row.task for row in tested.after], scripts[system], tested.success)
 
 

@@ -67,7 +67,7 @@ class Memory:
 
 
 def _joined(words: Sequence[str]) -> str:
-    return "-".join(words) or "unknown"
+    return "-".join(["known", *words]) if words else "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +147,7 @@ class AgentCFWorld:
     def _shown(self) -> str:
         lines = []
         for number, item in enumerate(self.round.items, start=1):
-            remembered = f" ({self.of_items[item]})" if item in self.of_items else ""
-            lines.append(f"{number}: {'-'.join(item)}{remembered}")
+            lines.append(f"{number}: {'-'.join([self.of_items.get(item, 'new'), *item])}")
         return "\n".join([self.memory.text, *lines])
 
 

@@ -40,8 +40,7 @@ class AgentCFExpert:
 
     def _worth(self, place: int) -> tuple[int, int]:
         said = self._said()
-        words = said[str(place + 1)].partition(" ")[0].split("-")
-        liked, others = (set(said[name].split("-")) for name in ("Likes", "Not"))
+        words, liked, others = (said[name].split("-")[1:] for name in (str(place + 1), "Likes", "Not"))
         return sum(word in liked for word in words), -sum(word in others for word in words)
 
     def _said(self) -> dict[str, str]:

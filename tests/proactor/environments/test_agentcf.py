@@ -83,14 +83,14 @@ def test_a_wrong_choice_is_reflected_on() -> None:
 def test_memories_of_users_and_items_are_rewritten() -> None:
     memory = Memory()
     memory.reflect(("red", "wool"), ("blue", "silk"))
-    assert memory.text == "Likes: red-wool\nNot: blue-silk"
+    assert memory.text == "Likes: known-red-wool\nNot: known-blue-silk"
     memory.reflect(("red", "silk"), ("green", "wool"))  # wool was left, so it is not what the user likes
-    assert memory.text == "Likes: red\nNot: blue-silk-green-wool"
+    assert memory.text == "Likes: known-red\nNot: known-blue-silk-green-wool"
     world = AgentCFGym(train=1, test=1, rounds=50).make("test-0")
     world.reset(0)
     for _ in range(49):
         shown = world.step(Call("answer", "1")).observation
-    assert "(taken)" in shown and "(left)" in shown
+    assert ": taken-" in shown or ": left-" in shown
 
 
 @given(
@@ -131,7 +131,7 @@ def test_what_is_no_choice_is_wrong_and_teaches_nothing() -> None:
     outcome = world.step(Call("action", "1"))
     assert outcome.reward == 0 and outcome.observation.startswith("Answer with 1 or 2.\nLikes: unknown")
     assert (outcome.info["reflections"], outcome.info["reinforced"]) == (0, 0)
-    assert "taken" not in str(opening.messages[-1]) and not outcome.ended
+    assert str(opening.messages[-1]["content"]).count(": new-") == 2 and not outcome.ended
 
 
 def test_the_scripted_players() -> None:

@@ -69,7 +69,17 @@ def gyms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gym]:
 
 
 NAMES = [
-    *("agentcf", "function", "function_family", "intention", "questions", "taira", "tau", "telepathy", "turtle")
+    *(
+        "agentcf",
+        "function",
+        "function_family",
+        "intention",
+        "questions",
+        "taira",
+        "tau",
+        "telepathy",
+        "turtle",
+    )
 ]
 
 CONTENTS = st.one_of(
