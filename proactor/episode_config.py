@@ -90,8 +90,8 @@ class MethodOptions(Section):
 
 
 Teacher = Literal["expert", "hasty"]
-"""Whose episodes are learned from (`players.players`): a gym's symbolic expert, or a player that knows the game
-as well and acts more or less at random.
+"""Whose episodes are learned from (`players.players`): a gym's symbolic expert, or a player that knows the
+game as well and acts more or less at random.
 """
 
 

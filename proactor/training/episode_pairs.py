@@ -25,8 +25,8 @@ def compare_episodes(
     player of its gym by name (`players`); ``difference``: second - first, with paired intervals over tasks;
     ``tasks``: their number.
 
-    Raises SourceError where a run has no test episodes, has no such system, or another measure of success than
-    the other; ProactorError where one lacks a task of the other.
+    Raises SourceError where a run has no test episodes, has no such system, or another measure of success
+    than the other; ProactorError where one lacks a task of the other.
     """
     read = [read_tested(folder) for folder in folders]
     first, second = (_outcomes(*place) for place in zip(folders, read, systems, strict=True))

@@ -6,8 +6,8 @@ wrong choice both memories are rewritten by a reflection, after a right one they
 weights change and a model writes the memories. Here the policy's choice is rewarded, 1 where it is the item
 that was taken, and a rule writes the memories (`Memory`): what was taken may be liked, what was left is not.
 Users and items (`items`) are ours: a user likes one colour and one material, and takes items that have one of
-them. Upstream goes over the same pairs twice and in the end ranks twenty items; here each round is a new pair,
-and the score is the share of rounds that were right.
+them. Upstream goes over the same pairs twice and in the end ranks twenty items. Here each round is a new
+pair, and the score is the share of rounds that were right.
 
 The order of a pair is drawn for each round, from the task and the seed: a policy that goes by position is
 right half of the time.

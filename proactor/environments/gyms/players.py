@@ -1,4 +1,4 @@
-"""The scripted players of a gym, by name: the teachers of stage A, and lines beside which a policy is read."""
+"""The scripted players of a gym: the teachers of stage A, and lines beside which a policy is read."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from proactor.environments.scripted import Script
 
 
 def players(gym: Gym) -> Mapping[str, Callable[[str], Script]]:
-    """Scripts by name, each made for a task: ``expert``, ``hasty`` and ``random`` at least; none where the gym
-    has no scripts.
+    """Scripts by name, each made for a task: ``expert``, ``hasty`` and ``random`` at least; none where the
+    gym has no scripts.
     """
     if isinstance(gym, FunctionGym | FunctionFamily):
         return lines(gym)

@@ -9,7 +9,7 @@ as an environment it is ours, and so are the items (`items`), the agents, which 
 A request names kinds and a colour, and either a material or an occasion; which material the user takes for an
 occasion only the Searcher finds. The ItemRetriever's list begins with the items of its kind, of these with
 those of the material, of these with those of the colour. The judge gives 2 for an item with all that was
-wanted, 1 for one in another colour, 0 else; a list is valid where its kind is wanted and in no list before it.
+wanted, 1 for one in another colour, 0 else; a list is valid where its kind is wanted and in no list before.
 
     reward = ndcg_weight NDCG + hit_weight hit - call_price calls / 10, at the end; 0 for a failure
 """
@@ -47,8 +47,8 @@ ANYTHING = "anything"
 """Kinds of a request that leaves them open."""
 
 SYSTEM = (
-    "You manage agents that recommend items. Call interact_with_env with choice action and a plan as content: "
-    f"steps with > between them, of which the last is {PLANNER} or {INTERACTOR}.\n"
+    "You manage agents that recommend items. Call interact_with_env with choice action and a plan as "
+    f"content: steps with > between them, of which the last is {PLANNER} or {INTERACTOR}.\n"
     f"{SEARCHER} OCCASION: finds the material that the user takes for it.\n"
     f"{RETRIEVER} KIND-COLOUR-MATERIAL: makes a list of items, of one kind; words may be left out.\n"
     f"{INTERPRETER}: adds what was found to the retrievals after it in the plan.\n"

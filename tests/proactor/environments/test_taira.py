@@ -1,4 +1,4 @@
-"""TAIRA's scores on worked cases, what its plans may be, what an answer is worth, and its scripted players."""
+"""TAIRA's scores on worked cases, what its plans may be, what an answer is worth, and its players."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_list_begins_with_what_fits_best() -> None:
 
 
 def test_the_answer_is_judged_by_what_the_user_takes() -> None:
-    """Four items with all that is wanted and six in another colour: hit (4 * 2 + 6) / 10, in the best order."""
+    """Four items with all that is wanted and six in another colour: hit (4 * 2 + 6) / 10, best order."""
     world = world_with(open=False, occasion="rain")
     request = world.task.request
     told = act(world, "Searcher rain > Planner").observation

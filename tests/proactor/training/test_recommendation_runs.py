@@ -1,5 +1,5 @@
-"""The gyms that recommend: one config builds a model and trains both stages, a stopped run goes on exactly, and
-its end is compared with a player at random.
+"""The gyms that recommend: one config builds a model and trains both stages, a stopped run goes on exactly,
+and its end is compared with a player at random.
 """
 
 from __future__ import annotations
