@@ -46,7 +46,7 @@ def popularity(drawn: random.Random, count: int) -> tuple[float, ...]:
 
 
 def check_counts(gym: str, least: Mapping[str, tuple[int, int]]) -> None:
-    """Raise GymError for an option that is no whole number or too small; ``least``: its value, and the least."""
+    """Raise GymError for an option that is no whole number or too small; ``least``: value and least."""
     for key, (value, lowest) in least.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
             raise GymError(f"{gym}: {key}={value!r} is no number from {lowest}")
