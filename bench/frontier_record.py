@@ -12,13 +12,12 @@ from rich.table import Table
 from bench.frontier_arms import Experiment
 from bench.learning import recorded_config, training_seconds
 from bench.records import stamp
-from proactor.environments.gyms.function_scripts import common_answers, lines
-from proactor.environments.scripted import play
+from proactor.environments.gyms.players import players
 from proactor.episode_config import EpisodeConfig
 from proactor.methods.user_metrics import Outcome, hypervolume_gain, intervals, paired_change
 from proactor.scoring.bootstrap import Interval
 from proactor.training.demonstrations import Demonstrations
-from proactor.training.episode_pairs import read_tested
+from proactor.training.episode_pairs import read_tested, scripted_outcomes
 from proactor.training.episodes import open_tasks
 from proactor.training.runs import Run
 from proactor.training.summary import interval_values
@@ -74,14 +73,8 @@ def record_of(
 def scripted(base: EpisodeConfig) -> dict[str, list[Outcome]]:
     """The outcomes of the scripted players on the test tasks. Raises ConfigError where there are none."""
     gym, parts = open_tasks(base)
-    known = Demonstrations.check(gym)
-    played: dict[str, list[Outcome]] = {}
-    answers = common_answers(known)
-    for task in parts.test:
-        for name, script in lines(known, task, answers).items():
-            outcome = Outcome.of(play(gym, task, script).episode, success=base.eval.success)
-            played.setdefault(name, []).append(outcome)
-    return played
+    made = players(Demonstrations.check(gym))
+    return {name: scripted_outcomes(gym, parts.test, one, base.eval.success) for name, one in made.items()}
 
 
 def flat(of_arm: Outcomes) -> list[Outcome]:

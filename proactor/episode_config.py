@@ -92,8 +92,8 @@ class MethodOptions(Section):
 
 
 Teacher = Literal["expert", "hasty"]
-"""Whose episodes are learned from: FunctionGym's symbolic expert, or a player that reckons as well but acts
-at random (`function_scripts.Hasty`).
+"""Whose episodes are learned from (`players.players`): a gym's symbolic expert, or a player that knows the
+game as well and acts more or less at random.
 """
 
 
@@ -104,7 +104,7 @@ class EpisodePretrain(Pretrain):
 
 
 class EpisodeSFT(SFT):
-    """Stage A: supervised training on the episodes of a symbolic expert, which FunctionGym has.
+    """Stage A: supervised training on the episodes of a symbolic expert, where the gym has one.
 
     Ends as `SFTStage`. ``thoughts``: whether the expert says what it remembers, which rules are left and what
     it plans before each call. Failed episodes, and those that say a section too rarely, are left out.

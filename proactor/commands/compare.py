@@ -19,7 +19,8 @@ def compare(
         Path, typer.Argument(metavar="RUN_B", help="the run to compare with it", show_default=False)
     ],
     system: Annotated[
-        str, typer.Option(help="system to compare: after, before, or a trivial policy")
+        str,
+        typer.Option(help="after, before, a trivial policy; in an environment a scripted player (random)"),
     ] = "after",
     against: Annotated[str, typer.Option(help="system of RUN_A, if another than RUN_B's")] = "",
     resamples: Annotated[
@@ -31,7 +32,7 @@ def compare(
 ) -> None:
     """Compare two runs on the same test dialogues, paired by dialogue: all metrics, by tool, by domain.
 
-    Two runs in an environment are paired by test task.
+    Two runs in an environment are paired by test task. RUN_A may be RUN_B with --against random.
     """
     folders = (run_folder(first), run_folder(second))
     if all_in_environment(folders):
@@ -83,9 +84,18 @@ def _compare_episodes(
     sides = dict(zip(names, result["systems"], strict=True))
     title = f"{result['tasks']} test tasks; change: {names[1]} - {names[0]}"
     console.print(metrics_table(title, sides, KEYS, result["difference"]))
+    console.print(_verdict(names[0], result["difference"]["score"]), soft_wrap=True, markup=False)
     if output is not None:
         atomic_file(output, (json.dumps({**result, "systems": sides}, indent=1) + "\n").encode())
         console.print(str(output), markup=False)
+
+
+def _verdict(first: str, change: dict[str, float | None]) -> str:
+    """What the interval of the change in score says."""
+    estimate, low, high = (change[key] or 0.0 for key in ("estimate", "low", "high"))
+    said = "above" if low > 0 else "below" if high < 0 else "around"
+    shown = "" if said != "around" else ": no difference is shown"
+    return f"score against {first}: {estimate:+.3f} [{low:+.3f}, {high:+.3f}], {said} 0{shown}"
 
 
 def _name(folder: Path, system: str) -> str:

@@ -46,6 +46,11 @@ class Turn:
         return self.calls[-1].verb if self.calls else ""
 
 
+def last_info(turns: Sequence[Turn]) -> dict[str, Any]:
+    """The last that an environment gave."""
+    return next((dict(turn.info) for turn in reversed(turns) if turn.info), {})
+
+
 @dataclass(slots=True)
 class Episode:
     """One rollout.

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from proactor.engine import Config, Sample, Sampling
 from proactor.environments.calls import read_call
-from proactor.environments.episode import Ending, Episode, Turn
+from proactor.environments.episode import Ending, Episode, Turn, last_info
 from proactor.environments.host import Answer, Host, HostedEpisode
 from proactor.environments.protocol import Message
 from proactor.environments.turn_sampler import TurnSampler
@@ -102,7 +102,7 @@ class Player:
                 ending,
                 self.host.max_turns,
                 hosted.error,
-                next((dict(turn.info) for turn in reversed(turns) if turn.info), {}),
+                last_info(turns),
                 opening=_said_by_user(hosted.opening.messages),
             )
 

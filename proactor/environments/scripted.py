@@ -6,11 +6,11 @@ episode = play(gym, "func-1", FunctionExpert())
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from proactor.engine import Sample
-from proactor.environments.episode import Ending, Episode, Turn
-from proactor.environments.protocol import Call, Gym
+from proactor.environments.episode import Ending, Episode, Turn, last_info
+from proactor.environments.protocol import Call, Gym, Opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,15 @@ class Script(Protocol):
         ...
 
 
+@runtime_checkable
+class Reader(Protocol):
+    """A script that also takes in what an agent sees before its first turn."""
+
+    def read(self, opening: Opening) -> None:
+        """What the gym says at the beginning."""
+        ...
+
+
 @dataclass(slots=True)
 class Played:
     """An episode, whose sample holds no token, and the move of each turn."""
@@ -51,7 +60,9 @@ class Played:
 def play(gym: Gym, task: str, script: Script, seed: int = 0) -> Played:
     """Play a task to its end, or until the script gives up (`Episode.ending` "cancelled")."""
     world = gym.make(task)
-    world.reset(seed)
+    opening = world.reset(seed)
+    if isinstance(script, Reader):
+        script.read(opening)
     moves: list[Move] = []
     turns: list[Turn] = []
     ending: Ending | None = None
@@ -64,9 +75,11 @@ def play(gym: Gym, task: str, script: Script, seed: int = 0) -> Played:
         script.see(move.call, outcome.observation)
         moves.append(move)
         involved = move.call.verb in world.user_verbs
-        turns.append(Turn((move.call,), (0, 0), (0, 0), outcome.observation, outcome.reward, involved))
+        told, reward = outcome.observation, outcome.reward
+        turns.append(Turn((move.call,), (0, 0), (0, 0), told, reward, involved, outcome.info))
         if outcome.ended:
             ending = "terminated" if outcome.terminated else "truncated"
         elif len(turns) >= gym.max_turns:
             ending = "turns"
-    return Played(Episode(gym.name, task, seed, Sample([], []), turns, ending, gym.max_turns), moves)
+    nothing, info = Sample([], []), last_info(turns)
+    return Played(Episode(gym.name, task, seed, nothing, turns, ending, gym.max_turns, info=info), moves)

@@ -130,7 +130,7 @@ def token_advantages(group: Sequence[Episode], config: BAO) -> list[list[float]]
 
 class DemonstrationFilter(Config):
     """Which demonstrations are kept: a success, each section written in ``share`` of the turns at least, and
-    no call made twice. All of it is ours.
+    no call made twice to the same answer. All of it is ours.
     """
 
     sections: tuple[str, ...] = SECTIONS
@@ -157,7 +157,7 @@ def fault(episode: Episode, replies: Sequence[str], config: DemonstrationFilter)
     read = [read_sections(reply, config.sections) for reply in replies]
     if any(sum(bool(r[name]) for r in read) < config.share * len(read) for name in config.sections):
         return "sections"
-    calls = [canonical(call) for turn in episode.turns for call in turn.calls]
+    calls = [(*canonical(call), turn.feedback) for turn in episode.turns for call in turn.calls]
     return "repeated" if len(set(calls)) < len(calls) else ""
 
 

@@ -1,5 +1,5 @@
-"""Examples for pre-training and stage A: a teacher's episodes of FunctionGym, token by token as the agent
-would play them.
+"""Examples for pre-training and stage A: a teacher's episodes of a gym, token by token as the agent would
+play them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ from proactor.config import ConfigError
 from proactor.engine import Group, Sample, ToolChat
 from proactor.environments.demonstration import Demonstration
 from proactor.environments.episode import Episode
-from proactor.environments.gyms.function import FunctionGym
-from proactor.environments.gyms.function_expert import FunctionExpert, rules_of
-from proactor.environments.gyms.function_family import FunctionFamily
-from proactor.environments.gyms.function_scripts import FunctionGyms, Hasty
+from proactor.environments.gyms.players import players
 from proactor.environments.protocol import Gym
 from proactor.environments.scripted import play
 from proactor.environments.wording import Wording
@@ -33,7 +30,7 @@ class Demonstrations:
     method makes of an episode; None: it is left out.
     """
 
-    gym: FunctionGyms
+    gym: Gym
     chat: ToolChat
     thoughts: bool
     teacher: Teacher = "expert"
@@ -55,9 +52,9 @@ class Demonstrations:
         return cls(cls.check(gym), chat, thoughts, teacher, wording or Wording(), edit)
 
     @staticmethod
-    def check(gym: Gym) -> FunctionGyms:
+    def check(gym: Gym) -> Gym:
         """Raise ConfigError for a gym that has no expert."""
-        if not isinstance(gym, FunctionGym | FunctionFamily):
+        if not players(gym):
             raise ConfigError(
                 f"environment.gym: {gym.name} has no symbolic expert; leave sft, pretrain and stepagent out"
             )
@@ -100,7 +97,6 @@ class Demonstrations:
 
     def demonstration(self, task: str) -> Demonstration:
         """The teacher's episode of a task, as nobody has edited it."""
-        expert = FunctionExpert(rules_of(self.gym))
-        played = play(self.gym, task, Hasty(self.gym, task) if self.teacher == "hasty" else expert)
+        played = play(self.gym, task, players(self.gym)[self.teacher](task))
         said = tuple(self.wording.thought(move) if self.thoughts else "" for move in played.moves)
         return Demonstration(played, self.gym.make(task).reset(0), said, self.wording)

@@ -1,25 +1,32 @@
-"""Two runs in an environment on the same test tasks, paired by task."""
+"""Two runs in an environment, or a run and a scripted player, on the same test tasks, paired by task."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from proactor.config_file import load_run
+from proactor.environments.gyms.players import players
+from proactor.environments.protocol import Gym
+from proactor.environments.scripted import Script, play
+from proactor.episode_config import EpisodeConfig
 from proactor.files import SourceError
 from proactor.methods.user_metrics import KEYS, Outcome, metrics, paired_change
 from proactor.training.episode_rows import BeforeAfter, read_before_after
+from proactor.training.episodes import open_tasks, open_user
 from proactor.training.summary import interval_values
 
 
 def compare_episodes(
     folders: Sequence[Path], systems: Sequence[str], *, resamples: int = 2000
 ) -> dict[str, Any]:
-    """``systems``: the metrics of one side (``before`` or ``after``) of each of two runs; ``difference``:
-    second - first, with paired intervals over tasks; ``tasks``: their number.
+    """``systems``: the metrics of one side (``before`` or ``after``) of each of two runs, or of a scripted
+    player of its gym by name (`players`); ``difference``: second - first, with paired intervals over tasks;
+    ``tasks``: their number.
 
-    Raises SourceError where a run has no test episodes, has no such side, or another measure of success than
-    the other; ProactorError where one lacks a task of the other.
+    Raises SourceError where a run has no test episodes, has no such system, or another measure of success
+    than the other; ProactorError where one lacks a task of the other.
     """
     read = [read_tested(folder) for folder in folders]
     first, second = (_outcomes(*place) for place in zip(folders, read, systems, strict=True))
@@ -47,4 +54,19 @@ def _outcomes(folder: Path, tested: BeforeAfter, system: str) -> list[Outcome]:
         return tested.outcomes("before")
     if system == "after":
         return tested.outcomes("after")
-    raise SourceError(f"{folder}: no system {system!r}: one of before, after")
+    config = load_run(folder / "config.yaml")
+    assert isinstance(config, EpisodeConfig), "a run with test episodes is one in an environment"
+    gym, _ = open_tasks(config, open_user(config))
+    scripts = players(gym)
+    if system not in scripts:
+        raise SourceError(
+            f"{folder}: no system {system!r}: one of {', '.join(('before', 'after', *scripts))}"
+        )
+    return scripted_outcomes(gym, [row.task for row in tested.after], scripts[system], tested.success)
+
+
+def scripted_outcomes(
+    gym: Gym, tasks: Sequence[str], script: Callable[[str], Script], success: float = 1.0
+) -> list[Outcome]:
+    """How a script, made for each task, plays the tasks of a gym; ``success``: as `Episode.solves`."""
+    return [Outcome.of(play(gym, task, script(task)).episode, success=success) for task in tasks]

@@ -15,21 +15,25 @@ from difflib import get_close_matches
 from typing import Any
 
 from proactor.environments.errors import GymError
+from proactor.environments.gyms.agentcf import AgentCFGym
 from proactor.environments.gyms.event_streams import EventsGym
 from proactor.environments.gyms.function import FunctionGym
 from proactor.environments.gyms.function_family import FunctionFamily
 from proactor.environments.gyms.intention import IntentionGym
 from proactor.environments.gyms.questions import QuestionsGym
+from proactor.environments.gyms.taira import TairaGym
 from proactor.environments.gyms.tau import TauGym
 from proactor.environments.gyms.telepathy import telepathy_gym
 from proactor.environments.gyms.turtle import turtle_gym
 from proactor.environments.protocol import Gym
 
 GYMS: dict[str, Callable[..., Gym]] = {
+    "agentcf": AgentCFGym,
     "function": FunctionGym,
     "function_family": FunctionFamily,
     "intention": IntentionGym,
     "questions": QuestionsGym,
+    "taira": TairaGym,
     "tau": TauGym,
     "telepathy": telepathy_gym,
     "turtle": turtle_gym,

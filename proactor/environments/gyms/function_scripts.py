@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 
 from proactor.environments.gyms.function import NAMES, FunctionGym
 from proactor.environments.gyms.function_expert import MANY, PROBES, FunctionExpert, rules_of
@@ -92,14 +93,15 @@ class RandomPlayer:
         """Learns nothing."""
 
 
-def lines(gym: FunctionGyms, task: str, answers: Sequence[str]) -> dict[str, Script]:
-    """The scripts that stand beside trained agents, by name; ``answers``: `common_answers` of the gym."""
+def lines(gym: FunctionGyms) -> dict[str, Callable[[str], Script]]:
+    """The scripts that stand beside trained agents, by name, each made for a task."""
+    answers = cache(partial(common_answers, gym))
     return {
-        "expert": FunctionExpert(rules_of(gym)),
-        "hasty": Hasty(gym, task),
-        "guess only": Guesser(answers),
-        "never answer": Prober(task),
-        "random": RandomPlayer(answers, task),
+        "expert": lambda task: FunctionExpert(rules_of(gym)),
+        "hasty": partial(Hasty, gym),
+        "guess only": lambda task: Guesser(answers()),
+        "never answer": Prober,
+        "random": lambda task: RandomPlayer(answers(), task),
     }
 
 

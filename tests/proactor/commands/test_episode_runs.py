@@ -47,6 +47,20 @@ def test_compare_takes_the_start_too(runs: tuple[Path, Path], capsys: pytest.Cap
     assert "change: a - a before" in said and f"{change['estimate']:+.3f}" in said
 
 
+@pytest.mark.parametrize(
+    ("against", "said"),
+    [("random", "above 0\n"), ("expert", "below 0\n"), ("after", "around 0: no difference is shown\n")],
+)
+def test_compare_takes_scripted_players(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], against: str, said: str
+) -> None:
+    """The run solves seven tasks in ten by its rows, the expert all, a player at random few."""
+    run = write_run(tmp_path / "many", tests=80)
+    call("compare", run, run, "--against", against, "--resamples", 200)
+    line = next(one for one in capsys.readouterr().out.splitlines(True) if one.startswith("score against"))
+    assert line.endswith(said)
+
+
 def test_report_takes_any_number(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     call("report", runs[0])
     call("report", *runs, runs[1])

@@ -7,7 +7,7 @@ import pytest
 from proactor.environments.episode import Episode
 from proactor.environments.gyms.function_expert import FunctionExpert, rules_of
 from proactor.environments.gyms.function_family import FunctionFamily
-from proactor.environments.gyms.function_scripts import Hasty, common_answers, lines
+from proactor.environments.gyms.function_scripts import Hasty, lines
 from proactor.environments.protocol import Call
 from proactor.environments.scripted import Move, play
 
@@ -16,8 +16,8 @@ GYM = FunctionFamily(signs="+-", largest=3, train=300, test=20, max_turns=8)
 
 def played(name: str) -> list[Episode]:
     """A line's episodes of the test tasks."""
-    answers = common_answers(GYM)
-    return [play(GYM, task, lines(GYM, task, answers)[name]).episode for task in GYM.tasks("test")]
+    script = lines(GYM)[name]
+    return [play(GYM, task, script(task)).episode for task in GYM.tasks("test")]
 
 
 def verbs(episode: Episode) -> list[str]:

@@ -56,17 +56,31 @@ def gyms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gym]:
         (folder / f"{name}.json").write_text(json.dumps(content))
     user = Agreeing()
     return {
+        "agentcf": open_gym({"name": "agentcf", "train": 3, "test": 1}),
         "function": open_gym({"name": "function", "path": folder, "parity": True}),
         "function_family": open_gym({"name": "function_family", "train": 3, "test": 1}),
         "intention": open_gym({"name": "intention", "path": folder}),
         "questions": open_gym({"name": "questions"}),
+        "taira": open_gym({"name": "taira", "train": 3, "test": 1}),
         "tau": open_gym({"name": "tau", "path": folder, "database": folder}),
         "telepathy": open_gym({"name": "telepathy", "path": folder}, user=user),
         "turtle": open_gym({"name": "turtle", "path": folder}, user=user),
     }
 
 
-NAMES = ["function", "function_family", "intention", "questions", "tau", "telepathy", "turtle"]
+NAMES = [
+    *(
+        "agentcf",
+        "function",
+        "function_family",
+        "intention",
+        "questions",
+        "taira",
+        "tau",
+        "telepathy",
+        "turtle",
+    )
+]
 
 CONTENTS = st.one_of(
     st.text(max_size=20),
@@ -80,6 +94,9 @@ CONTENTS = st.one_of(
             "tools",
             "Is it red?",
             "What is your budget?",
+            "2",
+            "Searcher rain > Planner",
+            "ItemRetriever hat-red > ItemRetriever coat-silk > Interactor",
             "[answer] 3",
             "[finish]",
             '{"name": "get_order_details", "arguments": {"order_id": ["#W1"]}}',
@@ -177,7 +194,9 @@ def test_an_episode_ends_with_its_last_turn(gyms: dict[str, Gym], name: str) -> 
     assert outcomes[-1].truncated
 
 
-@pytest.mark.parametrize("name", ["function", "function_family", "intention", "questions", "tau"])
+@pytest.mark.parametrize(
+    "name", ["agentcf", "function", "function_family", "intention", "questions", "taira", "tau"]
+)
 def test_it_can_be_made_in_another_process(gyms: dict[str, Gym], name: str) -> None:
     gym = gyms[name]
     make = pickle.loads(pickle.dumps(partial(gym.make, gym.tasks("train")[0])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -135,7 +136,8 @@ FULL = "<memory>m</memory><hypotheses>a + b: open</hypotheses><plan>3 left</plan
 def test_what_a_demonstration_is_left_out_for() -> None:
     config = DemonstrationFilter()
     good, failed = episode([0.0, 1.0]), episode([0.0, 0.0])
-    again = episode([0.0, 1.0], calls=[Call("search", "The  test"), Call("search", " the test")])
+    asked = episode([0.0, 1.0], calls=[Call("search", "The  test"), Call("search", " the test")])
+    again = replace(asked, turns=[replace(turn, feedback="1 2 3 4") for turn in asked.turns])
     other = episode([0.0, 1.0], calls=[Call("action", "1 2 3 4"), Call("answer", "1 2 3 4")])
     thin = FULL.replace("<plan>3 left</plan>", "<plan> </plan>")
     demonstrations = [
@@ -144,10 +146,11 @@ def test_what_a_demonstration_is_left_out_for() -> None:
         (good, [FULL, thin]),
         (good, [FULL, FULL.replace("</query>", "")]),
         (again, [FULL, FULL]),
+        (asked, [FULL, FULL]),  # the world has answered something else
         (other, [FULL, FULL]),
     ]
     kept, left_out = bao.kept_demonstrations(demonstrations, config)
-    assert [id(e) for e in kept] == [id(good), id(other)]
+    assert [id(e) for e in kept] == [id(good), id(asked), id(other)]
     assert left_out == Counter(failed=1, sections=2, repeated=1)
 
 
