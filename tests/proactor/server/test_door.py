@@ -205,6 +205,8 @@ def test_a_body_that_nobody_reads_ends_with_its_answer(locked: Served) -> None:
 
 def test_more_connections_than_are_served_are_refused(locked: Served) -> None:
     most = locked.serving.limits.max_connections
+    while locked.server.server_state.connections:  # those of other tests
+        time.sleep(0.001)
     held = [locked.connect() for _ in range(most)]
     try:
         while len(locked.server.server_state.connections) < most:

@@ -137,7 +137,7 @@ def test_a_swap_waits_for_the_models_own_answers_but_not_for_ever(
         assert await asyncio.wait_for(swapping, 30) == "one" and engine.loaded == ["two"]
         assert await asyncio.wait_for(behind, 30) is False
 
-    asyncio.run(swap())
+    asyncio.run(asyncio.wait_for(swap(), 60))
 
 
 def test_the_event_loop_decodes_no_log_probabilities(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:

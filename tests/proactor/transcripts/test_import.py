@@ -346,11 +346,12 @@ def test_a_conversation_split_over_files(tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("same_id", ["join", "rename"])
 def test_a_part_that_comes_again_is_a_duplicate(tmp_path: Path, same_id: str) -> None:
-    first, second = chat("a", says("user", "hi")), chat("a", says("assistant", "yes"))
+    first = chat("a", says("user", "hi"), says("assistant", "yes"))
+    second = chat("a", says("user", "and"), says("assistant", "no"))
     file = put(tmp_path / "x.jsonl", lines(first, second, first, second))
-    corpus, report = imported(tmp_path, file, "--same-id", same_id, "--option", "one_speaker=keep")
-    hi, yes = ("user", "hi"), ("agent", "yes")
-    assert words(corpus) == ({"a": [hi, yes]} if same_id == "join" else {"a": [hi], "a-2": [yes]})
+    corpus, report = imported(tmp_path, file, "--same-id", same_id)
+    one, two = [("user", "hi"), ("agent", "yes")], [("user", "and"), ("agent", "no")]
+    assert words(corpus) == ({"a": one + two} if same_id == "join" else {"a": one, "a-2": two})
     assert report["counters"]["duplicates"] == 2
     assert "x.jsonl:4: 'a' is the same as" in report["left_out"][1] and "x.jsonl:2" in report["left_out"][1]
 
