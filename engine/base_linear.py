@@ -43,10 +43,11 @@ class BaseLinear:
             dense = self._build()
             ordered = not exact and can_order(dense) and not use_triton(dense)
             self.ready = order(dense) if ordered else dense
-        elif len(quantised) == len(parts) and use_triton(quantised[0].packed) and can_repack(*quantised):
-            self.ready = repack(*quantised)
-        elif len(quantised) == len(parts) and not exact and can_host(*quantised):
-            self.ready = host(*quantised, dtype=dtype)
+        elif len(quantised) == len(parts):
+            if use_triton(quantised[0].packed):
+                self.ready = repack(*quantised) if can_repack(*quantised) else None
+            elif not exact and can_host(*quantised):
+                self.ready = host(*quantised, dtype=dtype)
         if self.ready is not None:
             self.parts = []
 

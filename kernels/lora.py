@@ -183,8 +183,10 @@ class _LoRALinear(torch.autograd.Function):
         if ctx.make is not None:
             x = ctx.make(x)
         adapter: Adapter = ctx.adapter
-        if ctx.plain:
-            xa = adapter.gate(xa.clone(), row_mask)
+        if ctx.plain:  # of one scale: `_fused`
+            xa = xa * adapter.scales[0]
+            if row_mask is not None:
+                xa *= row_mask.unsqueeze(1)
         g = torch.empty_like(xa)
         db = []
         targets = zip(b, adapter.spans, adapter.parts(g), adapter.parts(xa), strict=True)

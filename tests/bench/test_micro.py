@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,7 @@ def test_a_part_that_takes_twice_as_long_fails(tmp_path: Path, repo_root: Path) 
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *map(str, words)],
             cwd=repo_root,
+            env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},  # of xdist's worker
             capture_output=True,
             text=True,
             check=False,

@@ -160,8 +160,8 @@ HEAVY = {
     "uvicorn",
 }
 COMMANDS = (
-    "catalog import annotate plan review train evaluate report calibrate run shadow compare doctor sample "
-    "serve pool pretrain demo".split()
+    "catalog import annotate plan make-checkpoint review train evaluate report calibrate run shadow compare "
+    "doctor profile sample export serve pool pretrain demo".split()
 )
 
 

@@ -33,8 +33,9 @@ def planned(file: Path, *overrides: str, **options: Any) -> tuple[RunPlan, Model
 
 
 def test_it_needs_no_weights_and_writes_nothing(
-    outline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    outline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("proactor.commands.common.console.width", 200)  # no line of a table is wrapped
     file = config_file(tmp_path, outline)
     call("train", file, "--dry-run")
     said = " ".join(capsys.readouterr().out.split())

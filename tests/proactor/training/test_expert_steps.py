@@ -100,7 +100,7 @@ def taught(arena: Arena) -> Demonstrations:
 
 def test_steps_stand_at_the_experts_own_history(arena: Arena) -> None:
     task = arena.tasks.train[0]
-    made = taught(arena).sample(task)
+    [made] = taught(arena).samples(task)
     assert isinstance(made, Sample)
     steps = expert_steps(task, made, arena.chat, arena.engine.tokenizer.decode)
     assert len(steps) == len(made.turns()) >= 3
@@ -115,7 +115,7 @@ def test_steps_stand_at_the_experts_own_history(arena: Arena) -> None:
 
 def test_the_experts_own_replies_agree_and_give_no_pair(arena: Arena) -> None:
     """Where the policy samples what the expert writes, the step has nothing to learn and says so."""
-    made = taught(arena).sample(arena.tasks.train[0])
+    [made] = taught(arena).samples(arena.tasks.train[0])
     assert isinstance(made, Sample)
     steps = expert_steps("t", made, arena.chat, arena.engine.tokenizer.decode)
     sampling = arena.config.environment.play.sampling.model_copy(update={"n": 2, "seed": 1})
@@ -139,7 +139,7 @@ def test_the_experts_own_replies_agree_and_give_no_pair(arena: Arena) -> None:
 
 def test_a_task_whose_demonstration_is_left_out_is_counted(arena: Arena) -> None:
     class Failing:
-        def sample(self, task: str) -> str:
+        def samples(self, task: str) -> str:
             return "failed"
 
     assert arena.config.grpo is not None
