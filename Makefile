@@ -34,7 +34,7 @@ help:
 	@echo "make test            lint, types, layers, documentation, all tests (below 10 minutes on 2 cores)"
 	@echo "make test-oldest     tests of kernels and engine on the oldest torch, triton and transformers (5 GB in .venv-oldest)"
 	@echo "make test-browser    the review page in a headless chromium, with the mouse, a finger and keys"
-	@echo "make test-neighbours clients of other projects against the server, in .venv-neighbours"
+	@echo "make test-neighbours verifiers, ART, W\&B and Trackio beside ours, in environments of their own (1.4 GB)"
 	@echo "make fuzz            wrong input of every kind, seeded, and a table of how it ends (FUZZ=2000 cases a class)"
 	@echo "make lint            ruff, mypy, import-linter"
 	@echo "make docs            links, files and numbers named in the documents (FIX=1 fills tables from records)"
@@ -114,7 +114,12 @@ lock: $(VENV)/audit/.installed
 # Hypothesis draws the same examples each time here; pytest by itself draws new ones.
 test: lint docs
 	$(say) "tests: $(JOBS) processes"
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest --hypothesis-profile=ci -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -p no:benchmark --hypothesis-profile=ci -n $(JOBS) --dist worksteal --durations 10 $(TESTS)
+
+# Parts beside references of the same moment; a part that takes 1.6 times its saved ratio fails. SAVE=1 saves ratios.
+bench-micro: $(VENV)/.installed-dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 0 --benchmark-max-time=0.3 --benchmark-disable-gc \
+		--benchmark-columns=min,median,rounds $(if $(SAVE),--save-baseline) bench/micro
 
 # Of no use to anybody else, so not in the locks: playwright, and its chromium (150 MB) where none is installed.
 test-browser: $(VENV)/.installed-dev
@@ -147,17 +152,22 @@ test-oldest: $(OLDEST)/.installed
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(OLDEST)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 		tests/kernels tests/engine tests/card/test_driver.py
 
-# Clients of other projects, whose pins exclude ours, in an environment of their own. It asks a server in ours.
+# Other projects, whose pins exclude ours and one another: an environment each, beside ours with server and engine.
+# ART 0.5.18 does not name it, but its client fails with openai 3, which left httpx.
 NEIGHBOURS := .venv-neighbours
-$(NEIGHBOURS)/.installed: | $(BIN)/python
-	$(say) "verifiers in $(NEIGHBOURS)"
-	@$(PYTHON) -m venv $(NEIGHBOURS)
-	@$(NEIGHBOURS)/bin/python -m pip --disable-pip-version-check install -q verifiers==0.4.0
+PACKAGES_verifiers := verifiers==0.4.0
+PACKAGES_art := openpipe-art==0.5.18 'openai<3'
+PACKAGES_trackers := wandb==0.31.0 trackio==0.43.0
+
+$(NEIGHBOURS)/%/.installed: | $(BIN)/python
+	$(say) "$(PACKAGES_$*) in $(NEIGHBOURS)/$*"
+	@$(PYTHON) -m venv $(NEIGHBOURS)/$*
+	@$(NEIGHBOURS)/$*/bin/python -m pip --disable-pip-version-check install -q $(PACKAGES_$*)
 	@touch $@
 
-test-neighbours: $(VENV)/.installed-dev $(NEIGHBOURS)/.installed
-	$(say) "tests: other projects' clients"
-	@NEIGHBOURS=$(NEIGHBOURS) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 0 tests/neighbours
+test-neighbours: $(VENV)/.installed-dev $(foreach n,verifiers art trackers,$(NEIGHBOURS)/$(n)/.installed)
+	$(say) "tests: other projects beside ours"
+	@NEIGHBOURS=$(abspath $(NEIGHBOURS)) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 0 tests/neighbours
 
 fuzz: $(VENV)/.installed-dev
 	$(say) "fuzzers: $(FUZZ) cases a class"

@@ -51,6 +51,16 @@ if TYPE_CHECKING:
     from proactor.engine.openai_client import RequestTimeout as RequestTimeout
     from proactor.engine.plan import ModelPlan as ModelPlan
     from proactor.engine.plan import plan_model as plan_model
+    from proactor.engine.profiles import PhaseTime as PhaseTime
+    from proactor.engine.profiles import StepProfile as StepProfile
+    from proactor.engine.profiles import load_to_profile as load_to_profile
+    from proactor.engine.profiles import profile_decode as profile_decode
+    from proactor.engine.profiles import profile_kernels as profile_kernels
+    from proactor.engine.profiles import profile_step as profile_step
+    from proactor.engine.ranges import Time as Time
+    from proactor.engine.ranges import Times as Times
+    from proactor.engine.ranges import listening as listening
+    from proactor.engine.ranges import ranged as ranged
     from proactor.engine.reading import LARGEST_FILE as LARGEST_FILE
     from proactor.engine.reading import check_name as check_name
     from proactor.engine.reading import open_regular as open_regular
@@ -68,6 +78,7 @@ if TYPE_CHECKING:
     from proactor.engine.types import EngineError as EngineError
     from proactor.engine.types import Group as Group
     from proactor.engine.types import Sample as Sample
+    from proactor.kernels.ceilings import Ceilings as Ceilings
     from proactor.kernels.errors import ProactorError as ProactorError
     from proactor.kernels.errors import printable as printable
     from proactor.kernels.grpo import Convention as Convention
@@ -97,6 +108,15 @@ _MODULES = {
     "proactor.engine.loss": ("GRPOLoss", "SFTLoss"),
     "proactor.engine.openai_client": ("OpenAIClient", "RequestTimeout"),
     "proactor.engine.plan": ("ModelPlan", "plan_model"),
+    "proactor.engine.profiles": (
+        "PhaseTime",
+        "StepProfile",
+        "load_to_profile",
+        "profile_decode",
+        "profile_kernels",
+        "profile_step",
+    ),
+    "proactor.engine.ranges": ("Time", "Times", "listening", "ranged"),
     "proactor.engine.reading": ("LARGEST_FILE", "check_name", "open_regular", "read_regular"),
     "proactor.engine.session": ("Session",),
     "proactor.engine.templates": ("Template", "TemplateError"),
@@ -105,6 +125,7 @@ _MODULES = {
     "proactor.engine.layout": ("TokenBatch",),
     "proactor.engine.tree": ("Tree",),
     "proactor.engine.types": ("EngineError", "Group", "Sample"),
+    "proactor.kernels.ceilings": ("Ceilings",),
     "proactor.kernels.errors": ("ProactorError", "printable"),
     "proactor.kernels.grpo": ("Convention", "group_advantages"),
 }

@@ -14,6 +14,7 @@ from proactor.engine.memory import naming_shortage
 from proactor.engine.parallel import Parallel
 from proactor.engine.policy import Policy
 from proactor.engine.prompts import ids_of
+from proactor.engine.ranges import ranged
 from proactor.engine.types import EngineError, Group, Sample, with_parents
 
 
@@ -87,7 +88,8 @@ def scored_trees(
     """(log-probabilities, layout) of each tree of ``groups``."""
     for tree in policy.trees(groups, gradient=False):
         what = f"a pass over a tree of {tree.rows} rows without gradient"
-        with naming_shortage(policy.decoder.device, what, "set token_budget to less"):
+        shortage = naming_shortage(policy.decoder.device, what, "set token_budget to less")
+        with shortage, ranged("score: tree"):
             values, flat = tree_logprobs(policy.decoder, tree, adapter)
         yield values, flat
 

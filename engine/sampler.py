@@ -18,6 +18,7 @@ from proactor.engine.load import LoadPolicy
 from proactor.engine.memory import naming_shortage
 from proactor.engine.model import Decoder
 from proactor.engine.paged import PagedCache, StepRows
+from proactor.engine.ranges import ranged
 from proactor.engine.scheduler import Scheduler
 from proactor.engine.step import Ended, Request, RequestTooLarge, SampleId, Step
 from proactor.engine.stops import StopStrings
@@ -131,7 +132,8 @@ class Sampler:
     def step(self) -> list[Ended]:
         """Run one step; returns the samples that ended in it. `finish` each, and look at `take_failures`."""
         began = time.perf_counter()
-        step = self.scheduler.plan()
+        with ranged("sample: plan"):
+            step = self.scheduler.plan()
         if step is None:
             return []
         self.cache.allocate()
@@ -179,19 +181,24 @@ class Sampler:
 
     @torch.no_grad()
     def _step(self, step: Step) -> list[Ended]:
-        self.cache.prepare(step)
-        ids, positions, view = self.rows.build(step)
-        draws = self._drawing(step)
-        mask, adapter = draws.adapter if not step.prefills else self._adapters(step)
-        hidden = self.decoder.hidden(ids, positions, view, adapter, mask)
+        with ranged("sample: rows"):
+            self.cache.prepare(step)
+            ids, positions, view = self.rows.build(step)
+            draws = self._drawing(step)
+            mask, adapter = draws.adapter if not step.prefills else self._adapters(step)
+        with ranged("sample: prompts" if step.prefills else "sample: model"):
+            hidden = self.decoder.hidden(ids, positions, view, adapter, mask)
         self.steps += 1
         if not len(draws):
             return self.scheduler.commit(step, {})
-        logits = self._logits(hidden, step)
-        tokens = self._draw(logits, draws)
+        with ranged("sample: head"):
+            logits = self._logits(hidden, step)
+        with ranged("sample: draw"):
+            tokens = self._draw(logits, draws)
         self.tokens_sampled += len(tokens)
-        finished = draws.ended(tokens) | self._stopped(draws, tokens)
-        ended = self.scheduler.commit(step, dict(zip(draws.ids, tokens, strict=True)), finished)
+        with ranged("sample: commit"):
+            finished = draws.ended(tokens) | self._stopped(draws, tokens)
+            ended = self.scheduler.commit(step, dict(zip(draws.ids, tokens, strict=True)), finished)
         if self.scheduler.idle:
             self._forget_rows()
         return ended

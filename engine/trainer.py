@@ -24,6 +24,7 @@ from proactor.engine.memory import naming_shortage
 from proactor.engine.model import Decoder
 from proactor.engine.optimizer import Optimizer
 from proactor.engine.parallel import Parallel, describe
+from proactor.engine.ranges import ranged
 from proactor.engine.tree import Tree
 from proactor.engine.tree_gradient import OldPolicy, backward
 from proactor.engine.types import EngineError, Group, with_parents
@@ -118,7 +119,8 @@ class Trainer:
     def _accumulate(
         self, tree: Tree, loss: Loss, tally: Tally, version: int | None, old: OldPolicy | None
     ) -> None:
-        done = backward(self.decoder, tree, loss, self.chunk_rows(tree), old)
+        with ranged("train: tree"):
+            done = backward(self.decoder, tree, loss, self.chunk_rows(tree), old)
         if self.fixed is not None:
             self._add_fixed()
         tally.add(done.statistics)
@@ -149,6 +151,10 @@ class Trainer:
         Raises EngineError, on every rank and with nothing changed, after a `forward_backward` that raised
         (until `zero_grad`), and when the ranks' losses named different normalisers.
         """
+        with ranged("train: reduce"):
+            return self._reduce()
+
+    def _reduce(self) -> float:
         total, nonfinite = self._divisor()
         self.normalizer, self.counted, self.nonfinite = None, 0.0, False
         self.lora.attach_grad()
@@ -187,7 +193,8 @@ class Trainer:
     def step(self, config: AdamW) -> dict[str, float]:
         """`reduce`, and the optimizer's step with the sum."""
         normalizer = self.reduce()
-        return {**self.optimizer.step(config), "normalizer": normalizer}
+        with ranged("train: optimizer"):
+            return {**self.optimizer.step(config), "normalizer": normalizer}
 
     def reset(self) -> None:
         """Start anew: moments, step count and accumulated gradient."""

@@ -22,6 +22,7 @@ from proactor.engine.loss import (
     slopes,
 )
 from proactor.engine.model import Decoder
+from proactor.engine.ranges import ranged
 from proactor.engine.recompute import Walk
 from proactor.engine.tree import Tree
 from proactor.kernels.logprob_loss import autograd_loss
@@ -58,14 +59,17 @@ def backward(decoder: Decoder, tree: Tree, loss: Loss, most: int, old: OldPolicy
 def _in_one_pass(decoder: Decoder, tree: Tree, loss: Loss, old: OldPolicy | None) -> Backward:
     reference = None
     if getattr(loss, "needs_reference", False):
-        with torch.no_grad():
+        with torch.no_grad(), ranged("train: reference"):
             reference = tree_logprobs(decoder, tree, adapter=False)[0]
-    rows, flat = head_rows(decoder, tree)
+    with ranged("train: model"):
+        rows, flat = head_rows(decoder, tree)
     flat.batch.reference = reference
     _fill_in(loss, flat.batch, old)
-    value, logp, statistics = _loss(decoder, rows, flat, loss)
+    with ranged("train: head and loss"):
+        value, logp, statistics = _loss(decoder, rows, flat, loss)
     fault_point("backward")
-    value.backward()
+    with ranged("train: backward"):
+        value.backward()
     flat.batch.entropy = flat.batch.entropy.detach()
     return Backward(float(value.detach()), logp.detach(), flat.batch, statistics)
 
@@ -79,12 +83,15 @@ def _in_chunks(decoder: Decoder, tree: Tree, loss: Loss, most: int, old: OldPoli
     walk = Walk(decoder, tree, most)
     batch = walk.batch
     if getattr(loss, "needs_reference", False):
-        batch.reference = walk.logprobs(adapter=False)
+        with ranged("train: reference"):
+            batch.reference = walk.logprobs(adapter=False)
     _fill_in(loss, batch, old)
     if by_token(loss):
-        walk.remember()
+        with ranged("train: pass one"):
+            walk.remember()
         return _chunks(decoder, walk, loss)
-    value, slope, spread, statistics = slopes(loss, walk.logprobs(), batch)
+    with ranged("train: pass one"):
+        value, slope, spread, statistics = slopes(loss, walk.logprobs(), batch)
     walk.batch = replace(batch, weight=slope, advantage=batch.advantage if spread is None else spread)
     done = _chunks(decoder, walk, SlopeLoss(entropy=spread is not None))
     return replace(done, value=float(value), batch=batch, statistics=statistics)
@@ -100,8 +107,10 @@ def _chunks(decoder: Decoder, walk: Walk, loss: Loss) -> Backward:
         if not len(tokens):
             rows.sum().backward()  # nothing of its own: only what later chunks left for its rows
             continue
-        total, mine, statistics = _loss(decoder, rows, part, loss)
-        total.backward()
+        with ranged("train: head and loss"):
+            total, mine, statistics = _loss(decoder, rows, part, loss)
+        with ranged("train: backward"):
+            total.backward()
         logp[tokens], entropy[tokens] = mine.detach(), part.batch.entropy.detach()
         value += total.detach()
         for name, number in statistics.items():

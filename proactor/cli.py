@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -24,11 +25,13 @@ from proactor.commands import (
     evaluate,
     import_,
     plan,
+    profile,
     report,
     review,
     serve,
     train,
 )
+from proactor.commands.profile import profiled
 from proactor.engine import ProactorError, printable
 from proactor.output import READER_LEFT, complain, flush
 from proactor.progress import Stopped
@@ -53,11 +56,18 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
     ] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="profile the command: a trace and tables into this folder"),
+    ] = None,
 ) -> None:
     """Options of `proactor` itself."""
+    if profile is not None:
+        context.with_resource(profiled(profile))
 
 
 for command in (
@@ -74,6 +84,7 @@ for command in (
     agent.shadow,
     compare.compare,
     doctor.doctor,
+    profile.profile,
     evaluate.sample,
     serve.serve,
     report.pool,

@@ -6,7 +6,6 @@ import dataclasses
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -14,26 +13,11 @@ from typing import Any
 import torch
 
 from bench.gpu.timing import Stopwatch, Timing, measure
+from proactor.kernels.ceilings import Ceilings
 
 PACKAGES = ("torch", "triton", "transformers", "bitsandbytes", "trl", "liger-kernel", "peft")
 PRODUCTS = (4096, 8192, 16384)
 """Sizes of square products; the first that a quick run takes is the second."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ceilings:
-    """Rates that the card reaches in this run.
-
-    ``copy``: bytes read and written per second. ``product``: bf16 operations per second of a square product.
-    """
-
-    copy: float
-    product: float
-
-    def floor(self, nbytes: float, flops: float) -> tuple[float, str]:
-        """(least seconds at these rates, what limits them: "memory" or "arithmetic")."""
-        moving, computing = nbytes / self.copy, flops / self.product
-        return max(moving, computing), "memory" if moving >= computing else "arithmetic"
 
 
 def versions() -> dict[str, str | None]:

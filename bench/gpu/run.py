@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from bench.gpu.card import Ceilings, readings, versions
+from bench.gpu.card import readings, versions
 from bench.gpu.check import check_all, merged, slowest_first
 from bench.gpu.jobs import NAMES, model_names, plan, tasks_of
 from bench.gpu.report import Report, failures, print_report
@@ -20,6 +20,7 @@ from bench.gpu.timing import Budget
 from bench.gpu.workers import Workers
 from bench.protocol import ROOT
 from bench.records import say, today
+from proactor.kernels.ceilings import Ceilings
 from proactor.kernels.op import Op
 from proactor.kernels.registry import OPS
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from bench.gpu.card import Ceilings
 from bench.gpu.timing import Stopwatch
+from proactor.kernels.ceilings import Ceilings
 from proactor.kernels.op import QWEN25, ModelShape
 
 FORWARD, BOTH = "forward", "forward+backward"

@@ -211,15 +211,10 @@ class Run:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         with _writing(self._metrics):
             append(self._metrics, valid_utf8(json.dumps(clean, ensure_ascii=False)).encode() + b"\n")
-        scalars = {
-            f"{row['kind']}/{key.removeprefix('eval_')}": value
-            for key, value in clean.items()
-            if isinstance(value, int | float) and key != "step"
-        }
         with _writing(self.folder / "tensorboard"):
             if self._scalars is None:  # hides what an earlier process wrote from this step on
                 self._scalars = Scalars(self.folder / "tensorboard", int(row["step"]))
-            self._scalars.add(scalars, int(row["step"]))
+            self._scalars.add(scalars_of(clean), int(row["step"]))
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows so far; see `read_rows`."""
@@ -290,6 +285,15 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
             raise SourceError(f"{file}:{number}: not an object")
         rows.append(row)
     return rows
+
+
+def scalars_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """A row's numbers as ``<kind>/<key>``, its step left out."""
+    return {
+        f"{row['kind']}/{key.removeprefix('eval_')}": value
+        for key, value in row.items()
+        if isinstance(value, int | float) and key != "step"
+    }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from proactor.config import GRPOStage, RunConfig, SFTStage
-from proactor.engine import Engine
+from proactor.engine import Engine, ranged
 from proactor.episode_config import EpisodeConfig, EpisodeGRPO, EpisodeSFT
 from proactor.files import first_problem
 from proactor.progress import Progress, Stopped
@@ -157,7 +157,8 @@ class Stages(ABC):
             self.save()
         while p.step < stage.max_steps and p.stale < stage.patience:
             began = time.perf_counter()
-            row = self.sft_row(p.step)
+            with ranged("run: supervised step"):
+                row = self.sft_row(p.step)
             self._advance("sft", row, time.perf_counter() - began)
             checked = p.step % stage.eval_every == 0 or p.step == stage.max_steps
             if checked:
@@ -180,7 +181,8 @@ class Stages(ABC):
             self.save()
         while p.step < stage.steps and not self.finished():
             began = time.perf_counter()
-            row, samples = self.grpo_row(p.step)
+            with ranged("run: GRPO step"):
+                row, samples = self.grpo_row(p.step)
             self._advance("grpo", row, time.perf_counter() - began)
             if (p.step - 1) % self.config.samples_every == 0:
                 ranks = self.engine.gather(samples, "samples")
@@ -203,12 +205,14 @@ class Stages(ABC):
         self.position = Position("grpo", update=self.position.update, seconds=self.position.seconds)
 
     def _check_loss(self) -> None:
-        loss = self.held_out_loss()
+        with ranged("run: held-out loss"):
+            loss = self.held_out_loss()
         self._log("eval", {"held_out_loss": loss})
         self._note_check(loss if math.isfinite(loss) else math.inf, lower_is_better=True)
 
     def _check_metric(self) -> None:
-        row, value = self.check()
+        with ranged("run: dev"):
+            row, value = self.check()
         self._log("eval", row)
         self._note_check(value)
 
@@ -259,6 +263,10 @@ class Stages(ABC):
 
     def save(self) -> None:
         """Rows to disk, then the state, then the adapters."""
+        with ranged("run: save"):
+            self._save()
+
+    def _save(self) -> None:
         now = time.perf_counter()
         self.position.seconds += now - self._saved_at
         self._saved_at = now

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from proactor.config import GRPOStage, SFTStage
 from proactor.dialogue.decisions import Decision, decisions
-from proactor.engine import GRPO, Engine, Group
+from proactor.engine import GRPO, Engine, Group, ranged
 from proactor.rewards import GroupReward, WeightedMetric
 from proactor.rewards.schedule import TrainingProgress
 from proactor.training.answers import AnswerGroup
@@ -112,10 +112,11 @@ def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, l
         chosen = workspace.engine.share(chosen)
     encoder, engine = workspace.encoder, workspace.engine
     points = decisions(encoder, chosen, seed=workspace.config.seed, epoch=epoch, shares=stage.boards)
-    answered, scoring = sample_and_score(workspace, stage, step, points)
     again: Row = {}
-    if stage.redraws:
-        answered, again = redraw(workspace, stage, step, answered, scoring)
+    with ranged("run: sampling and rewards"):
+        answered, scoring = sample_and_score(workspace, stage, step, points)
+        if stage.redraws:
+            answered, again = redraw(workspace, stage, step, answered, scoring)
     kept = [answers.group for answers in answered if not answers.dropped]
     if encoder.style.mode == "graph":  # samples of one decision then have different prompts
         assert stage.advantages != "reinforce" and stage.advantages != "reinforce_baseline", "refused"
@@ -195,7 +196,8 @@ def update(engine: Engine, groups: Sequence[Group], stage: GRPO) -> Row:
     if not any(engine.gather(bool(groups), "sampling and rewards")):
         version = float(engine.policy_version)
         return {"skipped_update": 1.0, "reward_mean": math.nan, "policy_version": version}
-    stats = engine.train(groups, stage)
+    with ranged("run: update"):
+        stats = engine.train(groups, stage)
     return {**{k: v for k, v in stats.items() if k not in ("step", "normalizer")}, "skipped_update": 0.0}
 
 

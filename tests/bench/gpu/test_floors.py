@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.gpu import floors
-from bench.gpu.card import Ceilings
+from proactor.kernels.ceilings import Ceilings
 from proactor.kernels.op import QWEN25
 
 B14 = QWEN25[0]
