@@ -96,6 +96,12 @@ def calibrate(
         return
     console.print(trade_off_table(trade_offs))
     fires = sum(t <= 1 for t in thresholds.tools.values())
+    if not fires and thresholds.default > 1:
+        console.print(
+            f"warning: no threshold keeps to {thresholds.budget:g} wrong fires in 100 dialogues. With these "
+            "the agent never acts: give a larger --budget, or train it further",
+            markup=False,
+        )
     console.print(
         f"chosen on {thresholds.dialogues} {split_dev} dialogues: "
         f"common {threshold_text(thresholds.default)}, "

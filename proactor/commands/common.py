@@ -111,7 +111,9 @@ def run_folder(run: Path) -> Path:
     """The folder of a run, given that folder or the run's config. UsageError where there is no run."""
     if not run.exists():
         raise UsageError(f"{run}: no such run, nor a config")
-    if not run.is_file():
+    if run.is_dir():
+        if not (run / "config.yaml").exists():
+            raise UsageError(f"{run}: no run (no config.yaml there; `proactor train` makes one)")
         return run
     from proactor.config_file import load_run
 

@@ -55,6 +55,8 @@ class Opening:
     def _of_run(cls, run: Path, adapter: str, given: Mapping[str, Any]) -> Opening:
         config, model = run_model(run)
         base = Path(model).resolve().name if Path(model).is_dir() else model
+        if base == run.resolve().name:  # as the guide's own: runs/support on models/support
+            base = f"{base}-base"
         engine = _engine_config(config.engine.model_dump(), given)
         opening = cls(model, base, engine, seed=config.seed, run=run)
         if adapter not in OWN:

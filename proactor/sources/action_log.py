@@ -77,7 +77,7 @@ def fitted(
     if unknown and not drop:
         raise Malformed(
             f"tool {unknown[0]!r} is not in {file}: add it there, or leave its actions out with the option "
-            "unknown_tools=drop"
+            "unknown_tools=drop (--option unknown_tools=drop)"
         )
     counters["unknown_tools"] += len(unknown)
     losses += [f"{mark.name}: the tool is not in {file}" for mark in marks if mark.name not in catalog]

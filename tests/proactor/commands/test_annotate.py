@@ -151,7 +151,7 @@ def test_a_chat_export_with_mistakes_loses_nothing_unnamed(tmp_path: Path) -> No
     tool = Tool(name="refund", parameters=(Parameter(name="order", type="integer", required=False),))
     write_catalog(Catalog(tools=(tool,)), tmp_path / "tools.json")
     options = ("--catalog", tmp_path / "tools.json", "--out", tmp_path / "out")
-    with pytest.raises(ProactorError, match=r"mine.jsonl:2: tool 'fly' is not in .*unknown_tools=drop$"):
+    with pytest.raises(ProactorError, match=r"mine.jsonl:2: tool 'fly' is not in .*unknown_tools=drop\)$"):
         command(tmp_path / "mine.jsonl", *options)
     said = " ".join(command(tmp_path / "mine.jsonl", *options, "--option", "unknown_tools=drop").split())
     place = re.escape(str(tmp_path / "mine.jsonl"))

@@ -196,6 +196,13 @@ def test_sample_shows_answers_with_their_reward(trained: Path, capsys: pytest.Ca
     call("sample", trained, "--prompt", "hello", "-n", "1", "--adapter", "none")
 
 
+def test_thresholds_that_nothing_reaches_are_told(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("calibrate", trained, "--budget", "0")
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("the agent never acts" in said) == ("common never, 0 of" in said)
+    assert "the agent never acts" in said
+
+
 def test_the_self_test_says_pass_or_fail(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         call("train", trained, "--overfit", "-1")
@@ -213,6 +220,7 @@ def test_the_self_test_says_pass_or_fail(trained: Path, capsys: pytest.CaptureFi
             "override 'grpo.lrr=1': unknown key 'grpo.lrr' (did you mean 'lr'?)",
         ),
         (["train", "none.yaml"], "none.yaml: no such file"),
+        (["report", "."], "no run (no config.yaml there"),
         (["train", "CONFIG", "name=x", "model=no-such-model-folder"], "no-such-model-folder"),
         (["train", "CONFIG", "name=x", "reward=nothing"], "reward 'nothing' is unknown"),
         (["train", "CONFIG", "name=x", "reward=no_module:f"], "No module named 'no_module'"),

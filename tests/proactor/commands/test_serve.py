@@ -164,8 +164,8 @@ def test_a_model_and_its_adapter_have_two_names(
 ) -> None:
     """A run's folder may be named as its model's; one name would never reach the adapter."""
     shutil.copytree(run, tmp_path / "tiny")
-    said = refusal(capsys, "serve", tmp_path / "tiny", "--port", 0)
-    assert "both named 'tiny': --name" in said
+    opening = Opening.of(str(tmp_path / "tiny"))
+    assert (opening.base, opening.adapter) == ("tiny-base", "tiny")
     assert "both named 'support'" in refusal(capsys, "serve", run, "--name", "support", "--port", 0)
 
 
