@@ -2,8 +2,8 @@
 
     y = x Wᵀ + b,   dx = dy W        x [T, K], W [N, K]
 
-Given a weight row by row, a product puts it into that order at each call: for few rows that takes as long as
-the product. The order is the only copy that is held; the backward puts it back, which many rows pay for. The
+Given a weight row by row, a product puts it into that order at each call, which few rows do not pay for. The
+order is the only copy that is held; the backward puts it back, which many rows pay for. The
 bits of every product are those of the plain weight. [OWN]
 """
 

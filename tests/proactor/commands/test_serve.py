@@ -23,6 +23,7 @@ from proactor.commands.serve import _agent_routers
 from proactor.dialogue.catalog import Catalog, Tool
 from proactor.engine import EngineError, LoRA, ProactorError
 from proactor.event_loop import BackgroundLoop
+from proactor.server.limits import Limits
 from proactor.server.opening import Opening
 from tests.engine.chat_templates import save_chat_model
 from tests.engine.engines import load
@@ -113,7 +114,7 @@ def test_a_run_without_an_agent_is_served_all_the_same(
     (tmp_path / "bare" / "catalog.json").unlink()
     opening = Opening.of(str(tmp_path / "bare"))
     home, engine = BackgroundLoop("agent"), opening.load()
-    assert _agent_routers(opening, engine, home) == []
+    assert _agent_routers(opening, engine, home, Limits()) == []
     said = capsys.readouterr().out
     assert said.startswith("without /v1/agent: ") and "/gone" in said and said.count("\n") == 1
     assert Opening.of(str(run), [f"mine={run / 'best'}"]).agent(engine) is None

@@ -397,7 +397,7 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
     ("override", "message"),
     [
         ("environment.gim=x", "unknown key 'environment.gim' (did you mean 'gym'?)"),
-        ("environment.gym=chess", "environment.gym: 'chess' is not one of function, "),
+        ("environment.gym=chess", "environment.gym: 'chess' is not one of agentcf, function, "),
         ("environment.play.sampling.temperature=0", "environment.play: temperature 0 is greedy"),
         ("environment.play.sampling.n=2", "the episodes of a group are grpo.n"),
         ("environment.path=/nowhere", "environment.path: no such file or folder: /nowhere"),
