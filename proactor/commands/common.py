@@ -111,9 +111,7 @@ def run_folder(run: Path) -> Path:
     """The folder of a run, given that folder or the run's config. UsageError where there is no run."""
     if not run.exists():
         raise UsageError(f"{run}: no such run, nor a config")
-    if run.is_dir():
-        if not (run / "config.yaml").exists():
-            raise UsageError(f"{run}: no run (no config.yaml there; `proactor train` makes one)")
+    if not run.is_file():
         return run
     from proactor.config_file import load_run
 

@@ -220,7 +220,6 @@ def test_the_self_test_says_pass_or_fail(trained: Path, capsys: pytest.CaptureFi
             "override 'grpo.lrr=1': unknown key 'grpo.lrr' (did you mean 'lr'?)",
         ),
         (["train", "none.yaml"], "none.yaml: no such file"),
-        (["report", "."], "no run (no config.yaml there"),
         (["train", "CONFIG", "name=x", "model=no-such-model-folder"], "no-such-model-folder"),
         (["train", "CONFIG", "name=x", "reward=nothing"], "reward 'nothing' is unknown"),
         (["train", "CONFIG", "name=x", "reward=no_module:f"], "No module named 'no_module'"),
