@@ -5,6 +5,9 @@ one after the other, in the order in which they came, and between them goes on w
 sampler's steps) for as long as there is one. Without either it sleeps.
 
 A caller's wait ends at once with Ctrl-C: what has not begun is then withdrawn, what runs is finished.
+
+Whoever waits, caller or owner, ends its OpenMP workers before: idle ones slow down those that compute
+(`kernels/openmp.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Generic, TypeVar
 import torch
 
 from proactor.engine.types import EngineError
+from proactor.kernels.openmp import release_workers
 
 T = TypeVar("T")
 
@@ -65,6 +69,7 @@ class Call(Generic[T]):
     def wait(self) -> T:
         """What it returned; raises what it raised. An interrupted wait withdraws it."""
         outcome = self.outcome
+        release_workers()
         try:
             return outcome.result()
         except BaseException:
@@ -164,12 +169,13 @@ def _serve(desk: _Desk, device: torch.device) -> None:
 
 def _next_call(desk: _Desk) -> Callable[[], None] | None:
     """The next call; None if there is none and a task to go on with."""
-    if desk.task is None:
-        return desk.inbox.get()
     try:
         return desk.inbox.get_nowait()
     except Empty:
-        return None
+        if desk.task is not None:
+            return None
+    release_workers()
+    return desk.inbox.get()
 
 
 def _stop() -> None:

@@ -40,8 +40,8 @@ class OrderedWeight:
 
 
 def can_order(weight: Tensor) -> bool:
-    """Whether `order` takes this weight: bfloat16 on a CPU whose oneDNN multiplies it."""
-    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and onednn_available(weight.dtype)
+    """Whether `order` takes this weight: float32 or bfloat16 on a CPU whose oneDNN multiplies it."""
+    return weight.device.type == "cpu" and onednn_available(weight.dtype)
 
 
 def order(weight: Tensor) -> OrderedWeight:

@@ -1,0 +1,41 @@
+"""OpenMP's workers on a CPU: each thread that computes in parallel has a pool of its own.
+
+GNU's OpenMP, which torch's Linux builds bring, lets workers wait by spinning for a while, unless all pools
+together have more threads than there are processors: then they sleep at once, and each small product waits
+for one to wake. A pool that a thread once used counts for as long as that thread lives. With a pool beside
+the one that decodes, a step of a small model takes a half longer (`python -m bench.pools`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+SOFT = 1
+"""`omp_pause_soft`: workers end, settings stay (OpenMP 5.0, 3.6.1)."""
+
+
+def release_workers() -> None:
+    """End the calling thread's workers; its next parallel product starts new ones, in some 100 us.
+
+    Without GNU's OpenMP, nothing.
+    """
+    if (pause := _pause()) is not None:
+        pause(SOFT)
+
+
+@lru_cache(maxsize=1)
+def _pause() -> Callable[[int], int] | None:
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return None  # not Linux
+    loaded = {line.split(maxsplit=5)[5] for line in maps.splitlines() if "libgomp" in line}
+    if len(loaded) != 1:  # which of several is torch's cannot be told
+        return None
+    pause = getattr(ctypes.CDLL(loaded.pop()), "omp_pause_resource_all", None)
+    if pause is not None:
+        pause.argtypes, pause.restype = [ctypes.c_int], ctypes.c_int
+    return pause
