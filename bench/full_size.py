@@ -2,12 +2,14 @@
 
     proactor make-checkpoint --shape qwen2.5-14b --format bnb-nf4 --out DIR
     python -m bench.full_size DIR [--batches 1 8] [--new 16] [--turns 3] [--samples 4] [--tokens 16]
+        [--peer]
 
 Decode steps stand beside a bound measured in the same process: every base linear and the head on as many
 rows, and nothing else. A step of the engine lasts from one plan of the scheduler to the next: model, adapter,
 attention, log-probabilities and draw. The dialogue's context grows evenly to ``--context`` tokens; at each
 turn ``--samples`` samples are drawn, rewarded at random, and the tree is recomputed by turns, ``--chunk``
-rows with gradient at a time. Peaks are the process's resident memory (VmHWM, reset before each part: Linux).
+rows with gradient at a time. ``--peer``: transformers, bitsandbytes and PEFT on the same folder first
+(`bench.full_size_peer`). Peaks are the process's resident memory (VmHWM, reset before each part: Linux).
 For a quiet machine only: the numbers are memory bandwidth. Prints the record as JSON on the last line, and
 writes it to ``bench/results/<machine>/full-size-<name of DIR>.json``.
 """
@@ -26,6 +28,7 @@ from typing import Any
 
 import torch
 
+from bench.full_size_peer import PROMPT, options_parser, peer
 from bench.records import add_results, say, stamp, write_record
 from bench.turns import peak_bytes
 from proactor.engine import GRPO, Engine, Group, LoRA, Sampling
@@ -33,25 +36,18 @@ from proactor.kernels.lora import lora_linear
 
 ROUNDS = 3
 """Times that the linears and the head are measured; the median counts."""
-PROMPT = 32
 
 
 def main() -> None:
     """Command line; see the module."""
-    parser = argparse.ArgumentParser(prog="bench.full_size", description="a 4-bit model at full size")
-    parser.add_argument("folder", type=Path, help="a checkpoint, as of proactor make-checkpoint")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--new", type=int, default=16, help="tokens drawn a sequence")
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--context", type=int, default=192)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=16)
+    parser = options_parser("bench.full_size")
     parser.add_argument("--chunk", type=int, default=128)
     parser.add_argument("--resident", choices=("auto", "dense", "nf4"), default="nf4")
+    parser.add_argument("--peer", action="store_true", help="transformers, bitsandbytes and PEFT first")
     add_results(parser)
     options = parser.parse_args()
-    record = measure(options)
+    beside = {"peer": peer(options)} if options.peer else {}
+    record = {**measure(options), **beside}
     write_record(options.results, f"full-size-{options.folder.name.lstrip('.')}", record)
     print(json.dumps(record))
 

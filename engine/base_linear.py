@@ -21,10 +21,9 @@ from proactor.kernels.ordered import OrderedWeight, can_order, order
 class BaseLinear:
     """Frozen weight of one or several linears that read the same input, stacked by output: dense, or NF4.
 
-    ``resident`` True makes one dense copy in ``dtype`` and drops the stored parts; in bfloat16 on a CPU,
-    unless ``exact``, it lies in the order of products. Otherwise NF4 parts are
-    repacked for the products of the GPU or, unless ``exact``, of the CPU, where these can take them; else
-    they are dequantised at each use.
+    ``resident`` True makes one dense copy in ``dtype`` and drops the stored parts; on a CPU it lies in the
+    order of products, unless ``exact``. Otherwise NF4 parts are repacked for the products of the GPU or,
+    unless ``exact``, of the CPU, where these can take them; else they are dequantised at each use.
     """
 
     def __init__(

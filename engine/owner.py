@@ -6,8 +6,8 @@ sampler's steps) for as long as there is one. Without either it sleeps.
 
 A caller's wait ends at once with Ctrl-C: what has not begun is then withdrawn, what runs is finished.
 
-Whoever waits, caller or owner, ends its OpenMP workers before: idle ones slow down those that compute
-(`kernels/openmp.py`).
+Callers end their OpenMP workers first, and so does the thread before it sleeps: idle ones slow down those
+that compute (`kernels/openmp.py`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ class Call(Generic[T]):
     def wait(self) -> T:
         """What it returned; raises what it raised. An interrupted wait withdraws it."""
         outcome = self.outcome
-        release_workers()
         try:
             return outcome.result()
         except BaseException:
@@ -132,6 +131,7 @@ class Owner:
                 raise EngineError(RELEASED)
             if self._thread is None:
                 self._start()
+            release_workers()
             self._desk.inbox.put(call)
         return call
 
@@ -169,13 +169,14 @@ def _serve(desk: _Desk, device: torch.device) -> None:
 
 def _next_call(desk: _Desk) -> Callable[[], None] | None:
     """The next call; None if there is none and a task to go on with."""
+    if desk.task is None:
+        if desk.inbox.empty():
+            release_workers()
+        return desk.inbox.get()
     try:
         return desk.inbox.get_nowait()
     except Empty:
-        if desk.task is not None:
-            return None
-    release_workers()
-    return desk.inbox.get()
+        return None
 
 
 def _stop() -> None:

@@ -44,13 +44,13 @@ def on_gpu(device: torch.device) -> bool:
 def use_triton(tensor: Tensor) -> bool:
     """Whether an operation on ``tensor`` runs in Triton. Raises KernelError if it must but cannot."""
     chosen = mode()
-    if chosen == "reference":
-        return False
     gpu = on_gpu(tensor.device)
+    if chosen == "reference" or (chosen == "auto" and not gpu):
+        return False
     runs = HAS_TRITON and (gpu or interpreted())
     if chosen == "triton" and not runs:
         raise KernelError("PROACTOR_KERNELS=triton: a CPU tensor needs triton and TRITON_INTERPRET=1")
-    return runs and (gpu or chosen == "triton")
+    return runs
 
 
 @dataclass(frozen=True, slots=True)

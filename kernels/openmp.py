@@ -3,7 +3,7 @@
 GNU's OpenMP, which torch's Linux builds bring, lets workers wait by spinning for a while, unless all pools
 together have more threads than there are processors: then they sleep at once, and each small product waits
 for one to wake. A pool that a thread once used counts for as long as that thread lives. With a pool beside
-the one that decodes, a step of a small model takes a half longer (`python -m bench.pools`).
+the one that decodes, a step of a small model took a half longer (bench/NOTES.md, "Two pools").
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A dense bfloat16 weight in the order that oneDNN's products want, instead of row by row.
+"""A dense weight of a CPU in the order that oneDNN's products want, instead of row by row.
 
     y = x Wᵀ + b,   dx = dy W        x [T, K], W [N, K]
 
 Given a weight row by row, a product puts it into that order at each call, which few rows do not pay for. The
 order is the only copy that is held; the backward puts it back, which many rows pay for. The
-bits of every product are those of the plain weight. [OWN]
+bits of every product are those of oneDNN with the plain weight, but for a lone row in float32. [OWN]
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def order(weight: Tensor) -> OrderedWeight:
 
 
 def ordered_linear(x: Tensor, weight: OrderedWeight, bias: Tensor | None = None) -> Tensor:
-    """``x Wᵀ + b`` without gradient: x [T, K] bfloat16, bias [N] or None -> [T, N]."""
+    """``x Wᵀ + b`` without gradient: x [T, K] in the weight's dtype, bias [N] or None -> [T, N]."""
     return torch.ops.mkldnn._linear_pointwise(x, weight.opaque, bias, "none", [], "")  # type: ignore[no-any-return]
 
 

@@ -23,11 +23,16 @@ import torch
 
 from proactor.engine import Engine, EngineError, Group, ProactorError, Sample, Sampling
 from proactor.engine.owner import Owner
+from proactor.kernels.openmp import _pause
 from tests.engine.engines import TRAIN, adapter, drawn, idle, load, outside, prompts, rollout
 
 PATIENCE = 60.0
 """Seconds after which something hangs."""
 CPU = torch.device("cpu")
+
+
+def threads_alive() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
 @pytest.fixture
@@ -70,6 +75,25 @@ def test_grad_mode_and_threads_are_the_callers(owner: Owner) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.skipif(_pause() is None, reason="not GNU's OpenMP")
+def test_idle_threads_keep_no_openmp_workers(owner: Owner) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        owner.call(lambda: None)
+        resting = threads_alive()
+        torch.ones(1 << 20).exp_()
+        assert threads_alive() == resting + 1
+        computing = owner.call(lambda: (torch.ones(1 << 20).exp_(), threads_alive())[1])
+        assert computing == resting + 1, "the owner's worker, not the caller's"
+        ends = time.monotonic() + PATIENCE
+        while threads_alive() > resting and time.monotonic() < ends:
+            time.sleep(0.01)
+        assert threads_alive() == resting
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_call_from_inside_runs_at_once(owner: Owner) -> None:
     assert owner.call(lambda: owner.call(lambda: owner.inside)) and not owner.inside
 
@@ -97,7 +121,7 @@ def test_it_sleeps_when_there_is_nothing_to_do(owner: Owner) -> None:
     class Inbox:
         def __init__(self) -> None:
             self._queue = SimpleQueue[Callable[[], None]]()
-            self.put = self._queue.put
+            self.put, self.empty = self._queue.put, self._queue.empty
 
         def get(self) -> Callable[[], None]:
             looked.append("waits")

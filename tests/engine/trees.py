@@ -13,6 +13,7 @@ from torch import Tensor
 from proactor.engine import Engine, Group, Sample
 from proactor.engine.model import Decoder
 from proactor.engine.tree import ROOT, Tree
+from proactor.kernels.ordered import OrderedWeight
 from tests.engine.engines import outside, prompts
 
 tokens = st.lists(st.integers(0, 2), min_size=1, max_size=7)
@@ -78,8 +79,10 @@ def widened(engine: Engine) -> Decoder:
     for layer in decoder.layers:
         layer.norm1, layer.norm2 = layer.norm1.double(), layer.norm2.double()
         for base in layer.linears.values():
-            assert isinstance(base.ready, Tensor)
-            base.ready, base.dtype = base.ready.double(), torch.float64
+            held = base.ready
+            assert isinstance(held, Tensor | OrderedWeight)
+            dense = held.dense() if isinstance(held, OrderedWeight) else held
+            base.ready, base.dtype = dense.double(), torch.float64
             base.bias = None if base.bias is None else base.bias.double()
     lora.flat, lora.grad = lora.flat.double(), lora.grad.double()
     lora.leaves = [lora._leaf(f) for f in lora.factors]

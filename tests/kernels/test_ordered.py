@@ -1,6 +1,8 @@
-"""Dense bfloat16 weights in oneDNN's order: the products of the plain weight, one copy."""
+"""Dense weights in oneDNN's order: the products of the plain weight, one copy."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,26 +11,40 @@ from proactor.kernels.linear import library_linear, onednn_available, onednn_lin
 from proactor.kernels.lora import Adapter, lora_linear
 from proactor.kernels.ordered import can_order, order, ordered_linear
 
-pytestmark = pytest.mark.skipif(not onednn_available(torch.bfloat16), reason="no bfloat16 on this processor")
 SHAPES = [(96, 64), (576, 1536), (33, 20)]
+Drawn = Callable[..., torch.Tensor]
 
 
-def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
+@pytest.fixture(params=[torch.bfloat16, torch.float32], ids=str)
+def drawn(request: pytest.FixtureRequest) -> Drawn:
+    if not onednn_available(request.param):
+        pytest.skip("this processor's oneDNN does not take it")
+
+    def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(request.param)
+
+    return draw
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 32, 300])
 @pytest.mark.parametrize("biased", [False, True])
-def test_products_have_the_bits_of_the_plain_weight(shape: tuple[int, int], rows: int, biased: bool) -> None:
+def test_products_are_those_of_the_plain_weight(
+    drawn: Drawn, shape: tuple[int, int], rows: int, biased: bool
+) -> None:
     weight, x = drawn(*shape), drawn(rows, shape[1], seed=1)
     bias = drawn(shape[0], seed=2) if biased else None
     found = ordered_linear(x, order(weight), bias)
-    assert found.shape == (rows, shape[0]) and torch.equal(found, onednn_linear(x, weight, bias))
+    plain = onednn_linear(x, weight, bias)
+    assert found.shape == (rows, shape[0])
+    if rows == 1 and x.dtype == torch.float32:  # a plain lone row is summed in another order
+        torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-4)
+    else:
+        assert torch.equal(found, plain)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_weight_comes_back_bit_by_bit(shape: tuple[int, int]) -> None:
+def test_the_weight_comes_back_bit_by_bit(drawn: Drawn, shape: tuple[int, int]) -> None:
     weight = drawn(*shape)
     held = order(weight)
     assert torch.equal(held.dense(), weight)
@@ -36,12 +52,12 @@ def test_the_weight_comes_back_bit_by_bit(shape: tuple[int, int]) -> None:
     assert torch.equal(order(weight.t().contiguous().t()).dense(), weight), "a view with strides"
 
 
-def test_what_cannot_be_ordered() -> None:
+def test_what_can_be_ordered(drawn: Drawn) -> None:
     assert can_order(drawn(4, 4))
-    assert not can_order(drawn(4, 4).float()) and not can_order(drawn(4, 4).half())
+    assert not can_order(drawn(4, 4).half()) and not can_order(drawn(4, 4).double())
 
 
-def test_gradients_of_a_linear_with_an_adapter() -> None:
+def test_gradients_of_a_linear_with_an_adapter(drawn: Drawn) -> None:
     weight, x = drawn(96, 64), drawn(40, 64, seed=1)
     found = []
     for held in (weight, order(weight)):
@@ -50,4 +66,5 @@ def test_gradients_of_a_linear_with_an_adapter() -> None:
         adapter = Adapter(leaves[1], [leaves[2]], [(0, 96)], [4], [2.0])
         y = lora_linear(leaves[0], lambda held=held: held, None, adapter, linear=library_linear)  # type: ignore[misc]
         found.append([y.detach(), *torch.autograd.grad(y.float().square().sum(), leaves)])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    rtol = 1e-5 if x.dtype == torch.float32 else 0  # MKL's products of float32, not oneDNN's
+    torch.testing.assert_close(found[0], found[1], rtol=rtol, atol=10 * rtol)
