@@ -144,9 +144,9 @@ def _fill_in(loss: Loss, batch: TokenBatch, old: OldPolicy | None) -> None:
         batch.recorded, batch.old = batch.old, torch.full_like(batch.old, math.nan)
         if old:
             counts = torch.bincount(batch.sample, minlength=len(batch.samples)).tolist()
-            for sample, column in zip(batch.samples, batch.old.split(counts), strict=True):
-                if id(sample) in old:
-                    column.copy_(old[id(sample)])
+            unknown = zip(batch.samples, batch.old.split(counts), strict=True)
+            columns = [old.get(id(sample), column) for sample, column in unknown]
+            batch.old = torch.cat(columns) if columns else batch.old
     unit = getattr(loss, "normalizer", "tokens")
     if unit in ("samples", "turns"):
         number = batch.sample if unit == "samples" else batch.turns()

@@ -59,6 +59,7 @@ def test_a_run_says_it_where_it_happens(
         return {**row(0.02 if step < STEPS else 0.08), **made}, []
 
     monkeypatch.setattr(Training, "grpo_row", made_up)
+    monkeypatch.setattr(Training, "check", lambda self: ({"eval_reward": 0.0}, 0.0))
     many = ("sft=null", "eval.final=false", "grpo.eval_every=100", "save_every=100")
     for steps, said in ((STEPS + 2, 0), (2 * STEPS, 1)):
         ui, settings = Heard(), config(tmp_path, tiny_model, *many, f"grpo.steps={steps}")
