@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from proactor.engine.chat_request import ChatRequest as ChatRequest
     from proactor.engine.checkpoint_writer import save_quantized as save_quantized
     from proactor.engine.config import GRPO as GRPO
+    from proactor.engine.config import LARGE_GAP as LARGE_GAP
     from proactor.engine.config import SFT as SFT
     from proactor.engine.config import AdamW as AdamW
     from proactor.engine.config import EngineConfig as EngineConfig
@@ -112,6 +113,7 @@ _MODULES = {
         "AdamW",
         "EngineConfig",
         "GRPO",
+        "LARGE_GAP",
         "Overlong",
         "Sampling",
         "SFT",

@@ -207,6 +207,16 @@ class AdamW(Config):
         return self
 
 
+AUTO_CAP = 2.0
+"""The importance cap "auto": a common one of truncated importance sampling between sampler and trainer (TIS)
+[INFERRED].
+"""
+LARGE_GAP = 0.01
+"""Mean difference between the sampler's and the trainer's log-probabilities, in nats a token, that is named
+large [INFERRED].
+"""
+
+
 class Overlong(Config):
     """Overlong reward shaping (DAPO, arXiv 2503.14476, equation 13 [NOTES]): from ``limit - cache`` trained
     tokens on, a sample's reward falls in a line, at ``limit`` by ``penalty``, and no further.
@@ -236,6 +246,10 @@ class GRPO(AdamW):
     the ratio compares with, the log-probabilities that the sampler recorded, or those that the trainer
     computes anew before the first update; the importance weight is then of the trainer's against the
     sampler's distribution.
+    In `Engine.train` the cap "auto" corrects what separates sampler and trainer: tokens of the present policy
+    compare with the trainer's own log-probabilities, and weigh exp(trainer - recorded), at most `AUTO_CAP`.
+    Of several updates in a call the later ones do so above a gap of `LARGE_GAP` (`engine/old_policy.py`).
+    Without a gap it changes nothing.
 
     ``advantages``, ``ratio``, ``clip`` and ``kl`` give its relatives (`kernels/grpo.py` and
     `engine/policy_terms.py` have the formulas): Dr. GRPO is mean with ``normalizer`` constant, RLOO is rloo,
@@ -264,10 +278,15 @@ class GRPO(AdamW):
     old_policy: Literal["recorded", "recomputed"] = "recorded"
     normalizer: Literal["tokens", "samples", "turns", "constant"] = "tokens"
     constant: float = Field(1.0, gt=0)
-    importance_cap: float | None = Field(None, gt=0)
+    importance_cap: Annotated[float, Field(gt=0)] | Literal["auto"] | None = "auto"
     importance: Literal["truncated", "masked"] = "truncated"
     epochs: int = Field(1, ge=1)
     minibatches: int = Field(1, ge=1, le=MOST_MINIBATCHES)
+
+    @property
+    def truncation(self) -> float | None:
+        """``importance_cap`` as a number."""
+        return AUTO_CAP if self.importance_cap == "auto" else self.importance_cap
 
 
 class SFT(AdamW):

@@ -86,7 +86,7 @@ class Footprint:
             adapter=8 * parameters,
             optimizer=8 * parameters,
             loading=(size + 2) * largest,  # repacking takes 4 bytes a weight, stacking dense parts ``size``
-            token=2 * layers * config.num_kv_heads * config.head_dim * size,
+            token=token_bytes(config, size),
             row=passing_row(config, size),
             trained_row=trained + passing_row(config, size),
             product=nf4 * largest * max(size, 6 * (size > 2)),  # float32 is widened from the stored bfloat16
@@ -103,6 +103,11 @@ def adapter_parameters(config: ModelConfig, lora: LoRA) -> int:
     size = shapes(config)
     pairs = adapted(lora, config.num_layers)
     return sum(pair.rank * sum(size[target]) for (_, target), pair in pairs.items())
+
+
+def token_bytes(config: ModelConfig, size: int) -> int:
+    """Bytes of a token's keys and values in all layers, ``size`` bytes a number."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * size
 
 
 def weight_bytes(config: ModelConfig, nf4: bool, size: int) -> int:

@@ -58,11 +58,11 @@ class GRPOLoss:
         c = self.config
         old = torch.where(batch.old.isnan(), logprobs.detach(), batch.old)
         weight, extra = batch.weight, dict[str, Tensor]()
-        if c.importance_cap is not None:
-            drawn_by = old if c.old_policy == "recomputed" else batch.old
-            ratio = (drawn_by - batch.sampled).exp().nan_to_num(nan=1.0)
-            weight = weight * importance(ratio, c.importance_cap, c.importance == "masked")
-            extra["capped_share"] = (ratio > c.importance_cap).sum()
+        shift, cap = _shift(c, old, batch), c.truncation
+        if shift is not None and cap is not None:
+            ratio = shift.exp().nan_to_num(nan=1.0)
+            weight = weight * importance(ratio, cap, c.importance == "masked")
+            extra["capped_share"] = (ratio > cap).sum()
         high = c.epsilon if c.epsilon_high is None else c.epsilon_high
         settings = c.epsilon, high, c.beta
         if c.ratio == "token" and c.clip == "ppo" and (c.kl == "k3" or batch.reference is None):
@@ -81,6 +81,15 @@ class GRPOLoss:
         if c.entropy_bonus > 0:
             total = total - c.entropy_bonus * (batch.entropy * weight).sum()
         return total, {"clip_share": sums["clipped"], **extra}
+
+
+def _shift(config: GRPO, old: Tensor, batch: TokenBatch) -> Tensor | None:
+    """The logarithms [N] of the importance ratios, NaN where nothing was recorded; None: no weight."""
+    if config.importance_cap == "auto":  # filters give no weight
+        return None if batch.recorded is None else old - batch.recorded
+    if config.importance_cap is None:
+        return None
+    return (old if config.old_policy == "recomputed" else batch.old) - batch.sampled
 
 
 class SFTLoss:

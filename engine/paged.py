@@ -12,6 +12,7 @@ from torch import Tensor
 from proactor.engine.blocks import Index, chunk_families, stack
 from proactor.engine.config import EngineConfig
 from proactor.engine.decode_rows import KeptRows, PagedRows
+from proactor.engine.footprint import token_bytes
 from proactor.engine.kept import KeptBlock
 from proactor.engine.memory import gib, naming_shortage
 from proactor.engine.model_config import ModelConfig
@@ -73,7 +74,7 @@ class PagedCache:
     @staticmethod
     def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
         """Bytes of one page over all layers, keys and values."""
-        return 2 * config.num_layers * config.num_kv_heads * config.head_dim * page_size * dtype.itemsize
+        return page_size * token_bytes(config, dtype.itemsize)
 
     @property
     def token_bytes(self) -> int:

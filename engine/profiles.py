@@ -15,7 +15,7 @@ from pathlib import Path
 from proactor.engine.config import GRPO, EngineConfig, Sampling
 from proactor.engine.device import choose_device, choose_dtype
 from proactor.engine.engine import Engine
-from proactor.engine.floors import Work, decode_work, pass_work, train_work
+from proactor.engine.floors import Least, decode_work, pass_work, train_work
 from proactor.engine.known_models import known_model
 from proactor.engine.lora_config import LoRA
 from proactor.engine.model_config import ModelConfig
@@ -25,7 +25,7 @@ from proactor.kernels.ceilings import Ceilings, measure_ceilings
 from proactor.kernels.op import ModelShape
 from proactor.kernels.roofline import OperationTime, operation_times
 
-NO_WORK = Work(0, 0)
+NO_WORK = Least(0, 0)
 FIRST_ID = 3
 """Ids of prompts begin here: special ones lie below."""
 
@@ -110,7 +110,7 @@ def profile_step(
         spent = {name: entry.own for name, entry in times.by_name.items()}
     steps = times.by_name["sample: model"].count
     decode = decode_work(engine.decoder, prompts * samples, context + tokens // 2)
-    work = {name: Work(steps * part.bytes, steps * part.flops) for name, part in decode.items()}
+    work = {name: Least(steps * part.bytes, steps * part.flops) for name, part in decode.items()}
     work["sample: prompts"] = pass_work(engine.decoder, prompts * context)
     work |= train_work(engine.decoder, int(stats["tokens_computed"]), int(stats["tokens_trained"]))
     title = f"GRPO step, {prompts} prompts of {context} tokens x {samples} samples of {tokens}"
@@ -118,7 +118,7 @@ def profile_step(
 
 
 def _profile(
-    engine: Engine, title: str, spent: Mapping[str, float], work: Mapping[str, Work], whole: float
+    engine: Engine, title: str, spent: Mapping[str, float], work: Mapping[str, Least], whole: float
 ) -> StepProfile:
     ceilings = measure_ceilings(engine.decoder.device, engine.decoder.dtype)
     phases = []

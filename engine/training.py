@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from proactor.engine.arguments import instance, listed
 from proactor.engine.checks import check_groups
 from proactor.engine.config import GRPO, SFT, AdamW
-from proactor.engine.logprobs import scored_samples
 from proactor.engine.loss import GRPOLoss, Loss, SFTLoss
+from proactor.engine.old_policy import OldPolicies
 from proactor.engine.policy import Policy
 from proactor.engine.trainer import Tally, Trainer
-from proactor.engine.tree_gradient import OldPolicy
 from proactor.engine.types import EngineError, Group, Sample
 from proactor.engine.update import Batch, deal, means, prepare, statistics
 
@@ -38,8 +35,9 @@ def train(
     if isinstance(config, GRPO):
         batches = deal(groups, config, parallel)
         with parallel.together("train: old policy"):
-            old = _old_policy(policy, batches, config)
-        return _update(trainer, policy, batches, GRPOLoss(config), config, sums, old)
+            old = OldPolicies(policy, batches, config)
+        stats = _update(trainer, policy, batches, GRPOLoss(config), config, sums, old)
+        return {**stats, "importance_cap": old.cap}
     return _update(trainer, policy, [(groups, None)], SFTLoss(config), config, sums)
 
 
@@ -50,20 +48,6 @@ def _groups(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> lis
     return [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in units]
 
 
-def _old_policy(policy: Policy, batches: list[Batch], config: GRPO) -> OldPolicy | None:
-    """The trainer's own log-probabilities before the first update; None where the recorded ones serve.
-
-    The pass with gradient of a single update computes the same: no pass for it alone.
-    """
-    if config.old_policy == "recorded":
-        return None
-    if len(batches) == 1:
-        return {}
-    groups = [group for members, _ in batches[: config.minibatches] for group in members]
-    with torch.no_grad():
-        return {id(sample): values for sample, values in scored_samples(policy, groups)}
-
-
 def _update(
     trainer: Trainer,
     policy: Policy,
@@ -71,15 +55,18 @@ def _update(
     loss: Loss,
     config: AdamW,
     sums: dict[str, float],
-    old: OldPolicy | None = None,
+    old: OldPolicies | None = None,
 ) -> dict[str, float]:
     """One step per batch; returns their statistics over all ranks, to which ``sums`` are added."""
     tally = Tally()
     tally.add(sums)
     steps: list[dict[str, float]] = []
-    for groups, counted in batches:
+    for at, (groups, counted) in enumerate(batches):
+        present = None if old is None else old.present
         with trainer.parallel.together("train: gradients"):
-            tally.merge(trainer.forward_backward(groups, loss, counted, policy.version, old))
+            tally.merge(trainer.forward_backward(groups, loss, counted, policy.version, present))
+        if old is not None:
+            old.measured(at, tally, trainer.parallel)
         steps.append(_step(trainer, policy, config))
     sums, maxima = trainer.parallel.reduce(statistics(tally), {"ratio_max_error": 0.0, **tally.maxima})
     taken = [s for s in steps if not s["zero_gradient"]] or steps

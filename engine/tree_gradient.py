@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -41,7 +42,7 @@ class Backward:
 
 OldPolicy = Mapping[int, Tensor]
 """By the id of a sample, log-probabilities of its trained tokens under an earlier policy. A sample that is
-not there is compared with the present one.
+not there, and a token that has NaN, is compared with the present one.
 """
 
 
@@ -140,12 +141,12 @@ def _fill_in(loss: Loss, batch: TokenBatch, old: OldPolicy | None) -> None:
     each token weigh as its share of them.
     """
     if old is not None:
-        batch.recorded, counts = batch.old, torch.bincount(batch.sample, minlength=len(batch.samples))
-        columns = [
-            old.get(id(sample), batch.old.new_full((count,), float("nan")))
-            for sample, count in zip(batch.samples, counts.tolist(), strict=True)
-        ]
-        batch.old = torch.cat(columns) if columns else batch.old
+        batch.recorded, batch.old = batch.old, torch.full_like(batch.old, math.nan)
+        if old:
+            counts = torch.bincount(batch.sample, minlength=len(batch.samples)).tolist()
+            unknown = zip(batch.samples, batch.old.split(counts), strict=True)
+            columns = [old.get(id(sample), column) for sample, column in unknown]
+            batch.old = torch.cat(columns) if columns else batch.old
     unit = getattr(loss, "normalizer", "tokens")
     if unit in ("samples", "turns"):
         number = batch.sample if unit == "samples" else batch.turns()

@@ -133,17 +133,25 @@ class SFTStage(ShownBoards, SFT):
         return with_decay_total(cls, values, "max_steps")
 
 
-class GRPOStage(ShownBoards, GRPO):
+class Redraws(Section):
+    """``redraws``: how often, at most, a step draws the groups without spread again, which give no gradient.
+    ``redraw``: their own decisions (or tasks) with other noise, or other ones: those that come next in the
+    epoch's order, dialogues whole, until as many groups are drawn as had no spread (`training.redraws`).
+    """
+
+    redraws: int = Field(default=0, ge=0, le=64)
+    redraw: Literal["same", "other"] = "same"
+
+
+class GRPOStage(Redraws, ShownBoards, GRPO):
     """Reinforcement stage: sample every decision of ``batch_dialogues`` dialogues, score, update; repeat.
 
-    ``redraws``: how often, at most, a step draws the groups without spread again (`training.steps.redraw`).
     Every ``eval_every`` steps the dev dialogues are played; the best adapter by `EvalOptions.metric` is kept.
     The run stops where a judge gave no verdict on more than ``max_failed_share`` of its groups over
     ``failed_window`` steps (1: never).
     """
 
     batch_dialogues: int = Field(default=8, ge=1)
-    redraws: int = Field(default=0, ge=0, le=64)
     steps: int = Field(default=100, ge=1)
     eval_every: int = Field(default=10, ge=1)
     max_failed_share: float = Field(default=0.5, ge=0, le=1)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from proactor.config import Pretrain, RunBase, Section, Share, with_decay_total
+from proactor.config import Pretrain, Redraws, RunBase, Section, Share, with_decay_total
 from proactor.engine import GRPO, SFT, Overlong
 from proactor.environments.gyms.catalog import GYMS
 from proactor.environments.host import HostConfig
@@ -123,7 +123,7 @@ class EpisodeSFT(SFT):
         return with_decay_total(cls, values, "max_steps")
 
 
-class EpisodeGRPO(GRPO):
+class EpisodeGRPO(Redraws, GRPO):
     """Stage B: play ``n`` episodes of each of ``batch_tasks`` tasks, credit their turns, update; repeat.
 
     Every ``eval_every`` steps the dev tasks are played; the best adapter by `EpisodeEval.metric` is kept. The
@@ -180,6 +180,13 @@ class EpisodeEval(Section):
         return value
 
 
+NO_REDRAWS = {
+    "infopo": "learns from groups without spread too",
+    "stepagent": "learns at an expert's states, and draws no groups of episodes",
+}
+"""Methods whose groups are not drawn again, and why."""
+
+
 class EpisodeConfig(RunBase):
     """A whole run in an environment."""
 
@@ -194,6 +201,13 @@ class EpisodeConfig(RunBase):
     def _no_dialogues(self) -> EpisodeConfig:
         if self.pretrain is not None and self.pretrain.synthetic:
             raise ValueError("pretrain.synthetic: dialogues teach no environment; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_redraws(self) -> EpisodeConfig:
+        why = NO_REDRAWS.get(self.method.name)
+        if self.grpo is not None and self.grpo.redraws and why is not None:
+            raise ValueError(f"grpo.redraws={self.grpo.redraws}: {self.method.name} {why}")
         return self
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     update_rules.nothing_moves,
     update_rules.diverged,
     update_rules.gap,
+    update_rules.gap_grows,
     update_rules.clipped,
     reward_rules.windows_are_unknown,
     update_rules.never_beat_start,

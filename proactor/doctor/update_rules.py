@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from proactor.doctor.facts import Facts, Finding, Row, first_quarter, last_quarter, mean, span, total, values
 from proactor.tables import plain_name
+from proactor.training.gap_watch import gaps_of, growth
 from proactor.training.outcome import MANY_FLAT
 
 STILL = 1e-4
@@ -123,9 +124,19 @@ def gap(facts: Facts) -> Finding | None:
         return None
     evidence = f"mean gap {share:.3f} nats a token ({span(facts.steps)})"
     cause = "the trainer's log-probabilities are not those that were sampled from"
-    dtype = facts.setting("engine.dtype", "auto")
-    exact = "" if dtype == "float32" else ", or engine.deterministic=true on a CPU"
-    return Finding("sampler-trainer gap", 3, evidence, cause, f"grpo.importance_cap=2{exact}")
+    remedies = [] if facts.setting("grpo.importance_cap") else ["grpo.importance_cap=auto"]
+    return Finding("sampler-trainer gap", 3, evidence, cause, ", or ".join([*remedies, *_exact(facts)]))
+
+
+def gap_grows(facts: Facts) -> Finding | None:
+    """Sampler and trainer disagree more and more (`training.gap_watch`)."""
+    found = growth(gaps_of(facts.steps))
+    if found is None:
+        return None
+    evidence = f"mean gap {found[0]:.3f} -> {found[1]:.3f} nats a token ({span(facts.steps)})"
+    cause = "what is trained is less and less what is sampled: rounding counts for more as the policy moves"
+    rate = f"grpo.lr={facts.number('grpo.lr', 1e-4) / 3:.3g}"
+    return Finding("gap grows", 2, evidence, cause, ", or ".join([*_exact(facts), rate]))
 
 
 def never_beat_start(facts: Facts) -> Finding | None:
@@ -175,6 +186,11 @@ def _by_heart_after(facts: Facts) -> Finding | None:
     limit = facts.setting("data.train.limit")
     remedy = "data.train.limit=null" if limit else f"grpo.steps={max(1, len(steps) // 2)}, or more dialogues"
     return Finding("memorised", 2, evidence, "the training dialogues are learned by heart", remedy)
+
+
+def _exact(facts: Facts) -> list[str]:
+    """What makes sampler and trainer round alike."""
+    return [] if facts.setting("engine.deterministic") else ["engine.deterministic=true on a CPU"]
 
 
 def _two(rows: Sequence[Row], key: str) -> str:

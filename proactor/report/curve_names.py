@@ -92,6 +92,7 @@ KNOWN: tuple[tuple[str, str, str, str], ...] = (
     (r"entropy.*", "Health", "Entropy", "nats a token: how undecided the policy still is"),
     (r"clip_share.*", "Health", "Clipped", "share of tokens whose ratio was clipped"),
     (r"capped_share", "Health", "Capped", "share of tokens with an importance weight above the cap"),
+    (r"importance_cap", "Health", "Importance cap", "of all updates of the step; 0: none"),
     (r"overlong_share", "Health", "Overlong", "share of samples whose reward fell with their length"),
     (r"grad_norm", "Health", "Gradient norm", "before clipping"),
     (r"adapter_norm", "Health", "Adapter norm", "distance from the base model"),

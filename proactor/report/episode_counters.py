@@ -13,6 +13,7 @@ SENTENCES = {
     "tokens_sampled": ("Tokens", "drawn by the agent in them"),
     "groups_with_spread": ("Groups with spread", "their episodes earned different rewards"),
     "groups_without_spread": ("Groups without spread", "nothing to learn from"),
+    "groups_redrawn": ("Groups drawn again", "since they had no spread"),
     "groups_too_small": ("Groups too small", "fewer than two episodes were left: not trained on"),
     "episodes_failed": ("Episodes failed", "their environment failed: not trained on"),
     "episodes_without_turns": ("Episodes without turns", "ended before the first: not trained on"),

@@ -119,14 +119,16 @@ class Arena:
         n: int,
         iteration: int,
         epoch: int,
+        keys: Sequence[int] | None = None,
         evaluating: bool = False,
         name: str = "playing",
     ) -> tuple[list[list[Episode]], Row]:
         """``n`` episodes of each task, by task, all at once; and the counters of the host (``host/…``) and of
         the model that plays the user (``user/…``, ``seconds_user``).
 
-        Tokens depend on (the run's seed, ``iteration``, the task's place, the episode's place), environments
-        on (the run's seed, ``epoch``, the task): not on which ends first.
+        Tokens depend on (the run's seed, ``iteration``, the task's key, the episode's place), environments
+        on (the run's seed, ``epoch``, the task): not on which ends first. ``keys``: of the tasks, which are
+        then all this rank's; None: their places, and ranks share the tasks.
         ``evaluating``: with the reward line hidden, at the temperature of evaluations.
         """
         done, seed = 0, self.config.seed
@@ -142,7 +144,10 @@ class Arena:
         async def played(player: Player) -> list[list[Episode]]:
             return list(await asyncio.gather(*(group(player, key, task) for key, task in places)))
 
-        places = self.engine.share(list(enumerate(tasks)))
+        if keys is None:
+            places = self.engine.share(list(enumerate(tasks)))
+        else:
+            places = list(zip(keys, tasks, strict=True))
         return self.playing(iteration, played, evaluating)
 
     def playing(

@@ -9,31 +9,30 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
 from proactor.config import ConfigError
-from proactor.engine import SFT, Engine
-from proactor.environments.episode import Episode
+from proactor.engine import SFT
 from proactor.environments.protocol import Gym
 from proactor.episode_config import EpisodeConfig
 from proactor.methods.sand import SAND
 from proactor.methods.stepagent import StepAgent
-from proactor.methods.user_metrics import KEYS, Outcome, intervals, metrics, paired_change
+from proactor.methods.user_metrics import KEYS, intervals, metrics, paired_change
 from proactor.progress import Progress, Quiet
 from proactor.sole_writer import sole_writer
 from proactor.training import outcome as chosen
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episode_rows import sample_rows
-from proactor.training.episodes import Arena, added, dealt_back, open_tasks, open_user
+from proactor.training.episodes import Arena, added, open_tasks, open_user
 from proactor.training.expert_steps import ExpertSteps
 from proactor.training.method_credit import Credit
 from proactor.training.origin import origin
 from proactor.training.runs import Run, RunError
 from proactor.training.stages import StageB, Stages, stop_signals
-from proactor.training.steps import SFT_STATISTICS, Row, batch, update
+from proactor.training.step_episodes import episodes_row, first_failure, play_step
+from proactor.training.steps import SFT_STATISTICS, Row, batch, batch_and_others, update
 from proactor.training.summary import interval_values
 from proactor.training.teaching import Teaching, open_critic
 
@@ -117,24 +116,31 @@ class EpisodeTraining(Stages):
             return self._sand_row(self.sand, step), []
         assert self.grpo is not None, "the stage is in the config"
         arena, stage, engine = self.arena, self.grpo, self.engine
-        epoch, tasks = batch(arena.tasks.train, stage.batch_tasks, self.config.seed, "grpo", step, str)
+        epoch, tasks, others = batch_and_others(
+            arena.tasks.train, stage.batch_tasks, self.config.seed, "grpo", step, str
+        )
         if isinstance(arena.credit.method, StepAgent):
             return self._expert_row(arena.credit.method, epoch, step, tasks), []
         began = time.perf_counter()
         with engine.together("episodes"):
-            played, events = arena.play(tasks, n=stage.n, iteration=step, epoch=epoch)
+            placed, again, events = play_step(arena, stage, step, epoch, tasks, others)
             sampled = time.perf_counter() - began
+            played = [episodes for _, episodes in placed]
             groups, left_out = arena.credit.groups(played, engine, arena.chat, epoch)
+            left_out["episodes_failed"] += events.pop("episodes_failed", 0)
         stats = update(engine, groups, stage)
         counts = dict.fromkeys(COUNTS, 0.0) | added(engine, left_out, "credit")
         flat = not counts["groups_with_spread"]
         self.position.flat = self.position.flat + 1 if flat else 0
-        self._failure = first_failure(engine, played)
+        self._failure = first_failure(arena, placed)
         self.position.failure = self._failure if flat else ""
+        row = episodes_row(arena, placed)
+        row["tokens_sampled"] += again.get("tokens_redrawn", 0.0)
         row = {
             "epoch": epoch,
             **stats,
-            **self._played_row(played),
+            **row,
+            **again,
             **counts,
             "flat_steps": float(self.position.flat),
             **added(engine, events, "host"),
@@ -150,21 +156,6 @@ class EpisodeTraining(Stages):
         flat = not row["pairs" if method.reward == "implicit" else "groups_with_spread"]
         self.position.flat = self.position.flat + 1 if flat else 0
         return {"epoch": epoch, **row, "flat_steps": float(self.position.flat)}
-
-    def _played_row(self, played: Sequence[Sequence[Episode]]) -> Row:
-        """What the episodes of all ranks were like."""
-        success = self.arena.config.eval.success
-        mine = [[(Outcome.of(e, success=success), e.ending, e.tokens) for e in group] for group in played]
-        everyone = [one for group in dealt_back(self.engine.gather(mine, "episodes")) for one in group]
-        endings = Counter(ending for _, ending, _ in everyone)
-        values = metrics([result for result, _, _ in everyone])
-        return {
-            **{key: value for key, value in values.items() if key != "tokens"},
-            "episodes": float(len(everyone)),
-            "tokens_sampled": float(sum(result.tokens for result, _, _ in everyone)),
-            "tokens_of_episodes": float(sum(tokens for _, _, tokens in everyone)),
-            **{f"ending/{ending}": float(count) for ending, count in sorted(endings.items())},
-        }
 
     def check(self) -> tuple[Row, float]:
         """Play the dev tasks."""
@@ -201,12 +192,6 @@ class EpisodeTraining(Stages):
         failed = row["episodes_failed"]
         why = f", {failed:.0f} episodes failed ({self._failure})" if failed else ""
         return f"score {row['score']:.3f}, U {row['user_actions']:.2f}, {groups}{why}"
-
-
-def first_failure(engine: Engine, played: Sequence[Sequence[Episode]]) -> str:
-    """What the first episode says whose environment failed, on any rank; empty without one."""
-    mine = [next((episode.error for episode in group if episode.error), "") for group in played]
-    return next(filter(None, dealt_back(engine.gather(mine, "failures"))), "")
 
 
 def train_episodes(

@@ -96,10 +96,9 @@ class Credit:
         left_out = Counter[str]()
         kept: list[list[Episode]] = []
         for episodes in played:
-            failed = [e for e in episodes if e.ending in FAILED]
             fine = [e for e in episodes if e.ending not in FAILED]
-            acted = [e for e in fine if e.turns]
-            left_out["episodes_failed"] += len(failed)
+            acted = compared(episodes)
+            left_out["episodes_failed"] += len(episodes) - len(fine)
             left_out["episodes_without_turns"] += len(fine) - len(acted)
             if len(acted) < 2:
                 left_out["groups_too_small"] += 1
@@ -115,6 +114,23 @@ class Credit:
             left_out["groups_with_spread" if spread else "groups_without_spread"] += 1
             groups.append(Group(episodes[0].sample.prompt_ids, [e.sample for e in episodes]))
         return groups, left_out
+
+    def without_spread(self, episodes: Sequence[Episode]) -> bool:
+        """Whether a group has episodes to compare, and none of their tokens gets an advantage.
+
+        Raises ConfigError for a method whose advantages depend on other groups, or that has none.
+        """
+        if len(acted := compared(episodes)) < 2:
+            return False
+        match self.method:
+            case AgentOmit() as config:
+                made, _ = agent_omit.groups_of(acted, config, (acted[0].task, acted[0].seed))
+                return not any(any(s.token_advantages()) for group in made for s in group.samples)
+            case TurnCredit() as credit:
+                return not any(map(any, turn_credit.token_advantages(acted, credit)))
+            case BAO() as config:
+                return not any(map(any, bao.token_advantages(acted, config)))
+        raise ConfigError(f"grpo.redraws: not with {type(self.method).__name__}")
 
     def _omit_groups(
         self, kept: Sequence[Sequence[Episode]], config: AgentOmit, counts: Counter[str]
@@ -150,6 +166,11 @@ class Credit:
                 gather = partial(engine.gather, phase="information")
                 return infopo.token_advantages(groups, by_group, config, epoch, gather)
         raise AssertionError(f"{type(self.method).__name__} gives no advantages of this form")
+
+
+def compared(episodes: Sequence[Episode]) -> list[Episode]:
+    """Those of a group that say something about the agent."""
+    return [episode for episode in episodes if episode.ending not in FAILED and episode.turns]
 
 
 def frame(chat: ToolChat) -> tuple[int, int]:

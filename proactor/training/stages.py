@@ -27,6 +27,7 @@ from proactor.episode_config import EpisodeConfig, EpisodeSFT
 from proactor.files import first_problem
 from proactor.progress import Progress, Stopped
 from proactor.tables import plain_name
+from proactor.training.gap_watch import GapWatch
 from proactor.training.runs import Run, RunError
 
 Row = dict[str, Any]
@@ -102,7 +103,7 @@ class Stages(ABC):
     ) -> None:
         self.config, self.engine, self.run, self.stopping, self.ui = config, engine, run, stopping, ui
         self.position = Position("sft" if self.config.sft else self.later)
-        self._saved_at = time.perf_counter()
+        self._saved_at, self._gap_watch = time.perf_counter(), GapWatch()
 
     # -- what a step does ---
 
@@ -154,6 +155,8 @@ class Stages(ABC):
         record = self.engine.resume(self.run.state, say=self.ui.say)
         self.position, length = read_position(record, self.run)
         self.run.rewind(length, self.position.update)
+        if self.run.writer:
+            self._gap_watch = GapWatch(self.run.rows())
         self._write_best()
         stage = self.stage_b
         if self.position.phase == "done" and stage is not None and self.position.step < stage.steps:
@@ -209,6 +212,8 @@ class Stages(ABC):
             with ranged(f"run: {self.later.upper()} step"):
                 row, samples = self.grpo_row(p.step)
             self._advance(self.later, row, time.perf_counter() - began)
+            if warning := self._gap_watch.note(row):
+                self.ui.say(warning)
             if (p.step - 1) % self.config.samples_every == 0:
                 ranks = self.engine.gather(samples, "samples")
                 rows = [row for rank in ranks for row in rank]
@@ -269,7 +274,7 @@ class Stages(ABC):
             raise RunError(
                 f"{kind}: the gradient was not finite in {count} steps in a row, up to step "
                 f"{self.position.update} (max_nonfinite); such steps change nothing, and {self.run.state} "
-                "is the last save: lower lr or the rewards, or set grpo.importance_cap, and resume"
+                "is the last save: lower lr or the rewards, and resume"
             )
 
     def _log(self, kind: str, row: Row) -> None:

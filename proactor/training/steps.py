@@ -15,12 +15,14 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from proactor.config import GRPOStage, SFTStage
+from proactor.dialogue import Dialogue
 from proactor.dialogue.decisions import Decision, decisions
 from proactor.engine import GRPO, Engine, Group, ranged
 from proactor.rewards import GroupReward, WeightedMetric
 from proactor.rewards.schedule import TrainingProgress
 from proactor.training.answers import AnswerGroup
 from proactor.training.graph_rollout import trainable
+from proactor.training.redraws import Others, redraw
 from proactor.training.rollout import judge_groups, sample_groups, sft_groups
 from proactor.training.stats import judge_statistics, reward_statistics
 from proactor.training.workspace import Workspace
@@ -61,10 +63,24 @@ def batch(
 
     ``name``: what tells an item from the others.
     """
+    epoch, chosen, _ = batch_and_others(items, size, seed, phase, step, name)
+    return epoch, chosen
+
+
+def batch_and_others(
+    items: Sequence[T],
+    size: int,
+    seed: int,
+    phase: str,
+    step: int,
+    name: Callable[[T], str] = attrgetter("id"),
+) -> tuple[int, list[T], list[T]]:
+    """As `batch`, and the epoch's other items: those that follow the batch, then those before it."""
     per_epoch = -(-len(items) // size)
     epoch, index = divmod(step, per_epoch)
     order = sorted(items, key=lambda item: derive_seed(seed, phase, epoch, name(item)))
-    return epoch, order[index * size : (index + 1) * size]
+    start, end = index * size, (index + 1) * size
+    return epoch, order[start:end], order[end:] + order[:start]
 
 
 def sft_step(workspace: Workspace, stage: SFTStage, step: int) -> Row:
@@ -107,16 +123,17 @@ def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, l
 
     Returns the row, and this rank's groups, including those that the reward dropped.
     """
-    epoch, chosen = batch(workspace.train, stage.batch_dialogues, workspace.config.seed, "grpo", step)
+    seed = workspace.config.seed
+    epoch, chosen, others = batch_and_others(workspace.train, stage.batch_dialogues, seed, "grpo", step)
     if workspace.encoder.style.mode == "graph":  # a rank's dialogues go side by side, turn after turn
         chosen = workspace.engine.share(chosen)
     encoder, engine = workspace.encoder, workspace.engine
-    points = decisions(encoder, chosen, seed=workspace.config.seed, epoch=epoch, shares=stage.boards)
+    points = decisions(encoder, chosen, seed=seed, epoch=epoch, shares=stage.boards)
     again: Row = {}
     with ranged("run: sampling and rewards"):
         answered, scoring = sample_and_score(workspace, stage, step, points)
         if stage.redraws:
-            answered, again = redraw(workspace, stage, step, answered, scoring)
+            answered, again = draw_again(workspace, stage, step, epoch, answered, others, scoring)
     kept = [answers.group for answers in answered if not answers.dropped]
     if encoder.style.mode == "graph":  # samples of one decision then have different prompts
         assert stage.advantages != "reinforce" and stage.advantages != "reinforce_baseline", "refused"
@@ -127,35 +144,41 @@ def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, l
     return {"epoch": epoch, **stats, **rewards, **scoring, **again}, answered
 
 
-def redraw(
-    workspace: Workspace, stage: GRPOStage, step: int, answered: Sequence[AnswerGroup], scoring: Row
+def draw_again(
+    workspace: Workspace,
+    stage: GRPOStage,
+    step: int,
+    epoch: int,
+    answered: Sequence[AnswerGroup],
+    others: Sequence[Dialogue],
+    scoring: Row,
 ) -> tuple[list[AnswerGroup], Row]:
-    """Draw groups without spread again with other noise, at most ``stage.redraws`` times; keep the last draw.
+    """`redraws.redraw` of the groups without spread: their own decisions, which each rank draws for itself,
+    or all decisions of some of the dialogues ``others``, which ranks share.
 
-    DAPO's dynamic sampling (arXiv 2503.14476 [NOTES]) draws other prompts until a batch is full; here the
-    decisions of a dialogue stay together, so the same ones are drawn again [INFERRED]. A rank draws its own.
-    Returns this rank's groups, and over all ranks ``groups_redrawn`` (each as often as it was drawn again)
-    and ``tokens_redrawn``, sampled for draws that were given up. Adds to the seconds and the judge's counters
-    of ``scoring``.
+    Adds to the seconds and the judge's counters of ``scoring``.
     """
-    engine, groups = workspace.engine, list(answered)
-    counts = {"groups_redrawn": 0.0, "tokens_redrawn": 0.0}
-    for attempt in range(1, stage.redraws + 1):
-        flat = [i for i, answers in enumerate(groups) if without_spread(answers)]
-        given_up = sum(len(s.token_ids) for i in flat for s in groups[i].group.samples)
-        ranks = engine.gather((len(flat), given_up), "groups without spread")
-        if not any(count for count, _ in ranks):
-            break
-        counts["groups_redrawn"] += sum(count for count, _ in ranks)
-        counts["tokens_redrawn"] += sum(tokens for _, tokens in ranks)
-        points = [groups[i].decision for i in flat]
-        drawn, more = sample_and_score(workspace, stage, step, points, attempt)
-        for i, answers in zip(flat, drawn, strict=True):
-            groups[i] = answers
+    rest = Others([d for d in others if d.decision_turns], lambda dialogue: len(dialogue.decision_turns))
+    seed, same = workspace.config.seed, stage.redraw == "same"
+
+    def draw(attempt: int, given_up: Sequence[AnswerGroup], wanted: int) -> list[AnswerGroup] | None:
+        points = [answers.decision for answers in given_up]
+        if not same:
+            if not (taken := rest.take(wanted)):
+                return None
+            points = decisions(workspace.encoder, taken, seed=seed, epoch=epoch, shares=stage.boards)
+        drawn, more = sample_and_score(workspace, stage, step, points, attempt, alone=same)
         for name, value in more.items():
             if name.startswith(("seconds_", "judge/")) and name not in JUDGE_SHARES:
                 scoring[name] = scoring.get(name, 0.0) + value
-    return groups, counts
+        return drawn
+
+    return redraw(workspace.engine, stage.redraws, answered, without_spread, tokens_of, draw, in_place=same)
+
+
+def tokens_of(answers: AnswerGroup) -> int:
+    """Tokens sampled for a group."""
+    return sum(len(sample.token_ids) for sample in answers.group.samples)
 
 
 def without_spread(answers: AnswerGroup) -> bool:
@@ -164,15 +187,20 @@ def without_spread(answers: AnswerGroup) -> bool:
 
 
 def sample_and_score(
-    workspace: Workspace, stage: GRPOStage, step: int, points: Sequence[Decision], attempt: int = 0
+    workspace: Workspace,
+    stage: GRPOStage,
+    step: int,
+    points: Sequence[Decision],
+    attempt: int = 0,
+    alone: bool = False,
 ) -> tuple[list[AnswerGroup], Row]:
     """This rank's groups with their rewards, and the statistics of the scoring over all ranks.
 
-    ``points``: the decisions of all ranks, which share the sampling; in graph mode, and where an ``attempt``
-    is above 0, this rank's part.
+    ``points``: the decisions of all ranks, which share the sampling; in graph mode, and where a rank draws
+    ``alone``, this rank's part. Each ``attempt`` has a noise of its own.
     """
-    engine, encoder, alone = workspace.engine, workspace.encoder, attempt > 0
-    noise = derive_seed(workspace.config.seed, "noise", step, *([attempt] if alone else []))
+    engine, encoder = workspace.engine, workspace.encoder
+    noise = derive_seed(workspace.config.seed, "noise", step, *([attempt] if attempt else []))
     sampling = stage.sampling.model_copy(update={"seed": noise})
     if workspace.worker is None:
         assert not isinstance(workspace.reward, GroupReward), "Workspace.bind starts its worker"

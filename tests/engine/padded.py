@@ -64,7 +64,7 @@ def _sequence_loss(config: GRPO | SFT, x: Scored) -> Tensor:
     advantage = _column(x.sample.token_advantages())[keep]
     recorded = _column(x.sample.policy_logprobs)[keep]
     old = x.new.detach() if config.old_policy == "recomputed" else recorded
-    if config.importance_cap is not None:
+    if isinstance(config.importance_cap, float):  # auto: none without a measured gap
         shift = (old - _column(x.sample.logprobs)[keep]).exp()
         beyond = shift > config.importance_cap
         weight = weight * (

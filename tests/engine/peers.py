@@ -86,7 +86,7 @@ def grpo_by_hand(model: Any, groups: Sequence[Group], config: GRPO) -> Tensor:
             if config.beta:
                 d = reference[t] - new[t]
                 term = term + config.beta * (d.exp() - d - 1)
-            if config.importance_cap is not None:
+            if isinstance(config.importance_cap, float):  # auto: none without a measured gap
                 shift = torch.tensor(sample.policy_logprobs[t] - sample.logprobs[t]).exp()
                 term = term * shift.clamp(max=config.importance_cap)
             terms.append(term)

@@ -30,9 +30,12 @@ def test_a_decode_step_takes_at_least(batch: int, context: int, milliseconds: fl
 
 
 def test_counts_of_the_14b_model() -> None:
-    assert floors.linear_weights(B14) == 48 * 275_251_200
-    assert floors.adapter_weights(B14) == 68_812_800
-    assert pytest.approx(0.51587, abs=1e-5) == floors.NF4_BYTES
+    count = floors.operations(B14)
+    assert count.linear == 2 * 48 * 275_251_200 and count.adapter == 2 * 68_812_800
+    held = 0.51587 * 48 * 275_251_200 + 2 * (68_812_800 + 152064 * 5120)
+    row = 4 * (48 * (6 * 5120 + 2 * 5120 + 2 * 1024 + 3 * 13824) + 152064)
+    assert floors.decode_bytes(B14, 1, 0) == pytest.approx(held + row, rel=1e-3)
+    assert floors.decode_bytes(B14, 3, 10) - floors.decode_bytes(B14, 3, 0) == 3 * 10 * 48 * 2 * 1024 * 2
 
 
 def test_training_costs_sixty_teraflops_a_thousand_rows_and_half_as_much_again_with_recomputation() -> None:

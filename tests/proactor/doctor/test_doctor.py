@@ -164,6 +164,11 @@ def learned_by_heart(facts: Facts) -> Facts:
     return with_checks(with_steps(with_steps(facts, reward_mean=0.3), 6, reward_mean=0.9), 0.3)
 
 
+def drifting(facts: Facts) -> Facts:
+    """A run of twenty steps in whose course the gap grows, to less than what counts as large in the mean."""
+    return replace(facts, rows=tuple({**facts.steps[0], "sampler_trainer_gap": i / 1000} for i in range(20)))
+
+
 EDITS: dict[str, tuple[Callable[[Facts], Facts], str, str]] = {
     "flat": (
         lambda f: with_checks(with_steps(replace(f, samples=()), zero_spread_share=0.97), 0.1),
@@ -206,8 +211,14 @@ EDITS: dict[str, tuple[Callable[[Facts], Facts], str, str]] = {
     "gap": (
         lambda f: with_steps(f, sampler_trainer_gap=0.2),
         "sampler-trainer gap",
-        "grpo.importance_cap=2, or engine.deterministic=true on a CPU",
+        "engine.deterministic=true on a CPU",
     ),
+    "gap, not corrected": (
+        lambda f: with_config(with_steps(f, sampler_trainer_gap=0.2), grpo={"importance_cap": None}),
+        "sampler-trainer gap",
+        "grpo.importance_cap=auto, or engine.deterministic=true on a CPU",
+    ),
+    "gap grows": (drifting, "gap grows", "engine.deterministic=true on a CPU, or grpo.lr=0.00333"),
     "sft": (lambda f: supervised(f, 1.0, 1.3, 1.6), "supervised loss rises", "sft.lr=0.0001"),
     "sft start": (lambda f: supervised(f, 1.0, 1.01), "SFT never beat its start", "sft.lr="),
     "judge fails": (

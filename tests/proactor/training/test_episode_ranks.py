@@ -20,6 +20,7 @@ from tests.proactor.training.test_loop import assert_equal, rows
 
 FAMILY = {"signs": "+-", "largest": 3, "train": 6, "test": 3, "seed": 0, "max_turns": 6}
 ENGINE = {"deterministic": True, "kv_tokens": 4096, "rank_timeout": 3600}
+OTHER = {"redraws": 2, "redraw": "other"}
 SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     # 4 tasks in batches of 3: in every other step one rank has no task
     "both stages": (
@@ -27,7 +28,7 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "environment": {"gym": "function_family", "options": FAMILY, "dev": 2, "play": PLAY},
             "sft": {"lr": 1e-3, "batch_tasks": 3, "max_steps": 2, "eval_every": 1, "thoughts": False},
-            "grpo": {"lr": 1e-2, "n": 4, "batch_tasks": 3, "steps": 3, "eval_every": 2},
+            "grpo": {"lr": 1e-2, "n": 4, "batch_tasks": 3, "steps": 3, "eval_every": 2, "redraws": 1},
         },
     ),
     # some worlds raise; rewards whose sum depends on their order; a method that looks at the whole batch
@@ -44,7 +45,7 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "environment": {"gym": "guess", "dev": 2, "options": {"right": 0.0}, "play": PLAY},
             "method": {"name": "userrl"},
-            "grpo": {"lr": 1e-2, "n": 4, "batch_tasks": 3, "steps": 9, "max_flat_steps": 2},
+            "grpo": {"lr": 1e-2, "n": 4, "batch_tasks": 3, "steps": 9, "max_flat_steps": 2} | OTHER,
         },
     ),
 }
@@ -110,10 +111,13 @@ def test_what_the_scenes_are_about(runs: Path) -> None:
     assert [row["demonstrations"] for row in both if row["kind"] == "sft"] == [3, 1]
     assert [row["episodes"] for row in both if row["kind"] == "grpo"] == [12, 4, 12]
     assert any(row["grad_norm"] > 0 for row in both if row["kind"] == "grpo")
+    assert sum(row["groups_redrawn"] for row in both if row["kind"] == "grpo") > 0
     broken = [row for row in rows(of(runs, "broken worlds 2")) if row["kind"] == "grpo"]
     assert sum(row["episodes_failed"] for row in broken) == sum(row["host/errors"] for row in broken) > 0
     flat = of(runs, "no spread 2")
-    assert [row["flat_steps"] for row in rows(flat) if row["kind"] == "grpo"] == [1, 2]
+    steps = [row for row in rows(flat) if row["kind"] == "grpo"]
+    assert [row["flat_steps"] for row in steps] == [1, 2]
+    assert [row["groups_redrawn"] for row in steps] == [6, 6] and steps[0]["episodes"] == 12
     assert "GRPO stopped after step 2 of 9" in json.loads((flat / "summary.json").read_text())["stopped"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from proactor.engine import Engine
 from proactor.progress import Quiet
 from proactor.training.loop import train
 from proactor.training.runs import Run, RunError
-from proactor.training.steps import grpo_step
+from proactor.training.steps import batch, batch_and_others, grpo_step
 from proactor.training.workspace import Workspace
 from tests.proactor.runs import config
 
@@ -31,8 +32,8 @@ class FlatFor:
         return [float(i * (len(self.seen) > self.calls)) for i in range(len(completions))]
 
 
-def opened(tmp_path: Path, model: Path, calls: int, redraws: int) -> tuple[Workspace, FlatFor]:
-    settings = config(tmp_path, model, REWARD, f"grpo.redraws={redraws}")
+def opened(tmp_path: Path, model: Path, calls: int, redraws: int, *more: str) -> tuple[Workspace, FlatFor]:
+    settings = config(tmp_path, model, REWARD, f"grpo.redraws={redraws}", *more)
     workspace, reward = Workspace.open(settings), FlatFor(calls)
     workspace.reward = reward
     return workspace, reward
@@ -66,6 +67,53 @@ def test_redraws_end_at_their_cap(tiny_model: Path, tmp_path: Path) -> None:
     assert row["zero_spread_share"] == 1 and row["zero_gradient"] == 1
     draws = [reward.seen[i * len(texts) : (i + 1) * len(texts)] for i in range(3)]
     assert draws[0] != draws[1] != draws[2], "each draw has a noise of its own"
+
+
+def drawn_from(workspace: Workspace) -> tuple[dict[str, Any], list[str]]:
+    """(the row of step 1, the dialogue of each group that was kept)."""
+    assert workspace.config.grpo is not None
+    row, groups = grpo_step(workspace, workspace.config.grpo, 1)
+    return row, [g.decision.dialogue.id for g in groups]
+
+
+def test_other_dialogues_take_the_place_of_groups_without_spread(tiny_model: Path, tmp_path: Path) -> None:
+    """The next of the epoch's order, whole; one of many decisions fills more than one place."""
+    other = ("grpo.redraw=other", "data.train.limit=6")
+    plain, reward = opened(tmp_path, tiny_model, 3, 0, *other)
+    before, first = drawn_from(plain)
+    assert before["zero_spread_share"] == 3 / len(first)
+    workspace, reward = opened(tmp_path, tiny_model, 3, 5, *other)
+    row, kept = drawn_from(workspace)
+    assert kept[: len(first) - 3] == first[3:], "what has spread stays, in order"
+    _, _, others = batch_and_others(workspace.train, 2, workspace.config.seed, "grpo", 1)
+    sizes, expected = {d.id: len(d.decision_turns) for d in others}, list[str]()
+    for dialogue in others:
+        if len(expected) < 3:
+            expected += [dialogue.id] * sizes[dialogue.id]
+    assert kept[len(first) - 3 :] == expected and set(expected).isdisjoint(first)
+    assert row["groups_redrawn"] == 3 and row["zero_spread_share"] == 0
+    assert row["groups"] == len(kept) and len(reward.seen) == len(first) + len(expected)
+    assert row["tokens_sampled"] - row["tokens_redrawn"] == row["tokens_trained"] > 0 < row["tokens_redrawn"]
+
+
+def test_other_dialogues_end_with_the_rounds_or_with_the_epoch(tiny_model: Path, tmp_path: Path) -> None:
+    """Each is drawn once a step; the last draw stays, whatever it is."""
+    workspace, reward = opened(tmp_path, tiny_model, 10**6, 64, "grpo.redraw=other")
+    row, kept = drawn_from(workspace)
+    sizes = {d.id: len(d.decision_turns) for d in workspace.train}
+    assert len(reward.seen) == sum(sizes.values()) and len(sizes) == 4
+    assert row["groups_redrawn"] == len(reward.seen) - len(kept) > 0
+    assert Counter(kept) == {name: sizes[name] for name in set(kept)} and row["zero_spread_share"] == 1
+
+
+def test_a_step_begins_with_its_batch_and_goes_on_in_the_epochs_order() -> None:
+    items = [f"{i}" for i in range(7)]
+    order = [item for step in range(3) for item in batch(items, 3, 5, "grpo", step, str)[1]]
+    for step in range(6):
+        epoch, chosen, others = batch_and_others(items, 3, 5, "grpo", step, str)
+        assert (epoch, chosen) == batch(items, 3, 5, "grpo", step, str)
+        if epoch == 0:
+            assert others == order[3 * step + 3 :] + order[: 3 * step]
 
 
 @pytest.mark.parametrize("override", ["redraws=1", "overlong={limit: 9, cache: 3}", "advantages=reinforce"])
