@@ -125,7 +125,7 @@ class EpisodeTraining(Stages):
             played, events = arena.play(tasks, n=stage.n, iteration=step, epoch=epoch)
             sampled = time.perf_counter() - began
             groups, left_out = arena.credit.groups(played, engine, arena.chat, epoch)
-        stats = update(engine, groups, stage)
+            stats = update(engine, groups, stage)  # the ranks meet where gradients are summed
         counts = dict.fromkeys(COUNTS, 0.0) | added(engine, left_out, "credit")
         flat = not counts["groups_with_spread"]
         self.position.flat = self.position.flat + 1 if flat else 0
