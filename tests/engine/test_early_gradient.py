@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,12 +73,12 @@ def sampled(
     return [kept[index] for index in sorted(kept)]
 
 
-def watch_gradients(log: Log, what: str = "gradient") -> None:
+def watch_gradients(log: Log, what: Callable[[], str] = lambda: "gradient") -> None:
     plain = Trainer.forward_backward
 
     def watched(self: Trainer, *arguments: Any, **options: Any) -> Any:
         tally = plain(self, *arguments, **options)
-        log.note(what)
+        log.note(what())
         return tally
 
     Trainer.forward_backward = watched  # type: ignore[method-assign]
@@ -86,18 +88,17 @@ def overlaps(model: str, chosen: list[int], trained: list[int], count: int) -> C
     """Two steps. In each the slow rank draws no token before the ranks ``trained`` have their gradient."""
 
     def work(rank: int) -> None:
-        engine = opened(model)
+        engine, step = opened(model), 0
+        log = Log(engine) if count > 1 else None
+        if log is not None:
+            watch_gradients(log, lambda: f"gradient {step}")
         record: list[Any] = []
+
+        def mask(ids: list[int], position: int) -> None:
+            if log is not None and rank == SLOW:
+                log.wait([f"gradient {step} {other}" for other in trained])
+
         for step in range(2):
-            log = Log(engine) if count > 1 else None
-            name, events = f"gradient {step}", [f"gradient {step} {other}" for other in trained]
-            if log is not None:
-                watch_gradients(log, name)
-
-            def mask(ids: list[int], position: int, log: Any = log, events: Any = events) -> None:
-                if rank == SLOW:
-                    log.wait(events)
-
             early = engine.early_gradient(TRAIN)
             assert (early is None) == (count == 1)
             groups = sampled(engine, chosen, early, mask)
@@ -304,13 +305,20 @@ def test_it_takes_the_memory_of_the_cache_once_nothing_is_in_flight(
     groups, early = drawn(engine), by_hand(engine)
     monkeypatch.setattr(type(engine._policy.budgets), "fits_beside", lambda *_: False)
     held: list[int] = []
+    begun, added = threading.Event(), threading.Event()
 
     def mask(ids: list[int], position: int) -> None:
-        if not held:
-            early.add(groups)  # from a step: its samples come first
+        begun.set()
+        assert added.wait(60)
         held.append(engine.memory()["kv"])
 
-    engine.sample([[1, 2, 3]], Sampling(max_tokens=5, logit_mask=mask, ignore_eos=True))
+    with ThreadPoolExecutor() as pool:
+        settings = Sampling(max_tokens=5, logit_mask=mask, ignore_eos=True)
+        sampling = pool.submit(engine.sample, [[1, 2, 3]], settings)
+        assert begun.wait(60)
+        early.add(groups)
+        added.set()
+        sampling.result()
     early.train(groups)
     assert len(held) == 5 and all(held) and engine.memory()["kv"] == 0
 
