@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from proactor.engine.constraint import Constraint as Constraint
     from proactor.engine.drawing import Drawing as Drawing
     from proactor.engine.drawing import Piece as Piece
+    from proactor.engine.early_gradient import EarlyGradient as EarlyGradient
     from proactor.engine.engine import Engine as Engine
     from proactor.engine.export import export_merged as export_merged
     from proactor.engine.export import export_peft as export_peft
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from proactor.engine.tool_calls import read_reply as read_reply
     from proactor.engine.tool_chat import ToolChat as ToolChat
     from proactor.engine.tool_chat import ToolReport as ToolReport
+    from proactor.engine.training import NothingToTrain as NothingToTrain
     from proactor.engine.tree import Tree as Tree
     from proactor.engine.types import EngineError as EngineError
     from proactor.engine.types import Group as Group
@@ -123,6 +125,7 @@ _MODULES = {
         "Drawing",
         "Piece",
     ),
+    "proactor.engine.early_gradient": ("EarlyGradient",),
     "proactor.engine.engine": ("Engine",),
     "proactor.engine.export": (
         "export_merged",
@@ -202,6 +205,7 @@ _MODULES = {
         "ToolChat",
         "ToolReport",
     ),
+    "proactor.engine.training": ("NothingToTrain",),
     "proactor.engine.tree": ("Tree",),
     "proactor.engine.types": (
         "EngineError",

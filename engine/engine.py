@@ -15,6 +15,7 @@ from proactor.engine.arguments import instance, integer, listed, path_of, short
 from proactor.engine.checks import check_groups
 from proactor.engine.config import GRPO, SFT, AdamW, EngineConfig, Sampling
 from proactor.engine.drawing import Drawing
+from proactor.engine.early_gradient import EarlyGradient
 from proactor.engine.group_plan import GroupPlan, group_planner
 from proactor.engine.jobs import Job
 from proactor.engine.loading import build, read_arguments
@@ -136,13 +137,16 @@ class Engine(Parts):
         sampling: Sampling | Sequence[Sampling] | None = None,
         keys: Sequence[int] | None = None,
         units: Sequence[Hashable] | None = None,
+        idle: Callable[[], bool] | None = None,
     ) -> Iterator[Group]:
         """As `stream`, over all ranks: yields the groups that this rank sampled, and each is on one rank.
 
         A rank takes what is expected to take longest, as its sampler has room. ``units``: one key a prompt;
         prompts of one key stay on one rank, where what they share is computed once (default: each on its
         own). Tokens do not depend on the rank. Every rank must call this with the same arguments and weights,
-        and read to the end, without long pauses. Raises EngineError as `sample` and `gather` do.
+        and read to the end, without long pauses. ``idle`` is called again and again while this rank has
+        nothing to sample and others do; it says whether it has more to do at once, and what takes long it
+        only begins (`EarlyGradient.add`). Raises EngineError as `sample` and `gather` do.
         """
         if units is not None and len(units) != len(prompts):
             raise EngineError(f"sample_shared: {len(prompts)} prompts with {len(units)} units")
@@ -160,6 +164,7 @@ class Engine(Parts):
                 list(by_key.values()),
                 self.policy_version,
                 self._rank_events,
+                idle,
             )
         )
 
@@ -206,12 +211,22 @@ class Engine(Parts):
         Returns statistics over all ranks and steps (`update.means`); ``loss`` has the gradient's divisor, and
         ``grad_norm``, ``lr``, ``step`` and ``normalizer`` are those of the last step. `policy_version` has
         then advanced by the steps and the next sample uses the new weights; samples in flight are finished
-        before, under the old ones, or go on under the new ones (`EngineConfig.max_staleness`). Raises
-        EngineError, on every rank, for rewards and advantages that are missing, NaN or infinite, and for
-        greedy samples.
+        before, under the old ones, or go on under the new ones (`EngineConfig.max_staleness`). Ranks meet
+        where their gradients are summed. Raises EngineError, on every rank, for rewards and advantages that
+        are missing, NaN or infinite, and for greedy samples; NothingToTrain where no rank has data.
         """
         train = partial(training.train, self._trainer(), self._policy, data, config)
         return self._loop.change(train, update=True)
+
+    def early_gradient(self, config: GRPO) -> EarlyGradient | None:
+        """For a rank that has groups to train on while others still sample; its `EarlyGradient.train` takes
+        the place of `train`. None on a single rank, and where ``config`` needs the groups of all ranks first
+        (`EarlyGradient.possible`).
+        """
+        trainer = self._trainer()
+        if self.world_size == 1 or not EarlyGradient.possible(config):
+            return None
+        return EarlyGradient(trainer, self._policy, self._loop, config)
 
     def plan(self, groups: Sequence[Group], config: GRPO | SFT | Loss | None = None) -> GroupPlan:
         """What `train` (or `forward_backward`, with a loss) would compute for ``groups``, from their tokens.

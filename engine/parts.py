@@ -98,6 +98,11 @@ class Parts:
         """How the base linears are held and multiplied, in words, one entry a kind."""
         return self.decoder.linear_forms()
 
+    @property
+    def seconds_waited(self) -> float:
+        """Seconds since loading that this rank had its gradient and waited for the others'."""
+        return self.trainer.seconds_waited if self.trainer else 0.0
+
     def memory(self) -> dict[str, int]:
         """Bytes by kind: those of `Decoder.nbytes`, the optimizer, and the KV cache."""
         return {

@@ -35,7 +35,9 @@ RESERVE = 4
 
 @dataclass(slots=True, eq=False)
 class _Change:
-    """A call that changes the weights. ``update``: samples in flight may go on through it."""
+    """A call that changes the weights, or takes the cache's memory. ``update``: samples in flight may go on
+    through it.
+    """
 
     call: Call[Any]
     update: bool
@@ -83,11 +85,13 @@ class SamplingLoop:
 
         From inside a step it runs at once: the policy refuses it there.
         """
-        if self._owner.inside:
-            return function()
+        return function() if self._owner.inside else self.begin(function, update).wait()
+
+    def begin(self, function: Callable[[], T], update: bool = False) -> Call[T]:
+        """As `change`, without waiting. What is submitted after it waits for its end."""
         call = Call(function)
         self._owner.post(partial(self._enter, _Change(call, update)))
-        return call.wait()
+        return call
 
     def forget(self, session: int) -> None:
         """Let go of the pages that were kept for a session."""

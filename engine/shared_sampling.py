@@ -56,7 +56,8 @@ class SharedSampling:
     """One call of `Engine.sample_shared` on one of several ranks; iterate once.
 
     ``units``: the jobs of all ranks, by what stays on one rank. ``version``: the policy's. ``events`` counts
-    ``late_groups``, sampled here and on a rank that was faster, and ``roll_calls``.
+    ``late_groups``, sampled here and on a rank that was faster, and ``roll_calls``. ``idle``: as
+    `Engine.sample_shared`.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class SharedSampling:
         units: Sequence[list[Job]],
         version: int,
         events: Counter[str],
+        idle: Callable[[], bool] | None = None,
     ) -> None:
         self._loop, self._parallel, self._meeting = loop, parallel, meeting
-        self._units, self._version, self._counts = units, version, events
+        self._units, self._version, self._counts, self._idle = units, version, events, idle
         self._rank = parallel.rank
         self._running: dict[int, Submission] = {}
         self._news: SimpleQueue[int | None] = SimpleQueue()  # a unit that ended, or None: there is room
@@ -157,8 +159,10 @@ class SharedSampling:
 
     def _wait(self, queue: SharedQueue) -> Iterator[Group]:
         """Wait for news: pull where there is room, yield the groups of a unit that this rank completed."""
+        idle = None if self._running or queue.queue.waiting else self._idle
+        more = idle is not None and idle()
         try:
-            item = self._news.get(timeout=BEAT if self._running else POLL)
+            item = self._news.get(timeout=BEAT if self._running else 0.0 if more else POLL)
         except Empty:
             return
         if item is None:

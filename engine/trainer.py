@@ -9,10 +9,11 @@ of 2^-40), so that neither the order of trees nor their assignment to ranks chan
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from proactor.engine.tree import Tree
 from proactor.engine.tree_gradient import OldPolicy, backward
 from proactor.engine.types import EngineError, Group, with_parents
 
+T = TypeVar("T")
 Trees = Callable[[Sequence[Group]], Iterable[Tree]]
 FIXED_POINT = 2.0**40
 FIXED_LIMIT = 2.0**21
@@ -77,6 +79,15 @@ class Trainer:
         self.failure = ""  # why the accumulated gradient lacks a part
         self.nonfinite = False  # whether a part of it is not finite, which the fixed-point sum cannot hold
         self.fixed = torch.zeros_like(self.lora.flat, dtype=torch.int64) if decoder.form.exact else None
+        self.seconds_waited = 0.0  # in `meet`, so far
+
+    def meet(self, value: T, phase: str) -> list[T]:
+        """`Parallel.gather` before gradients are summed: here this rank waits for the slowest one's."""
+        began = time.perf_counter()
+        with ranged("train: wait for ranks"):
+            values = self.parallel.gather(value, phase)
+        self.seconds_waited += time.perf_counter() - began
+        return values
 
     def forward_backward(
         self,
@@ -174,7 +185,7 @@ class Trainer:
         gradient lacks a part that is not finite).
         """
         mine = self.normalizer, self.counted, self.failure, self.nonfinite
-        ranks = self.parallel.gather(mine, "normaliser")
+        ranks = self.meet(mine, "normaliser")
         for rank, (_, _, failure, _) in enumerate(ranks):
             if failure:
                 raise EngineError(

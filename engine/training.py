@@ -1,8 +1,13 @@
-"""`Engine.train` and `Engine.step`: groups to minibatches, AdamW steps, statistics over ranks."""
+"""`Engine.train` and `Engine.step`: groups to minibatches, AdamW steps, statistics over ranks.
+
+Ranks meet where gradients are summed, and before that only where a setting compares over all of them
+(`needs_all_ranks`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from proactor.engine.arguments import instance, listed
 from proactor.engine.checks import check_groups
@@ -15,65 +20,89 @@ from proactor.engine.types import EngineError, Group, Sample
 from proactor.engine.update import Batch, deal, means, prepare, statistics
 
 
+class NothingToTrain(EngineError):
+    """No rank has anything to train on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What this rank trains on: a batch for each step, the loss, the old policy, its sums of statistics."""
+
+    batches: list[Batch]
+    loss: Loss
+    old: OldPolicies | None
+    sums: dict[str, float]
+
+
+def needs_all_ranks(config: GRPO) -> bool:
+    """Whether a gradient needs the groups of all ranks: their rewards, or their places in minibatches."""
+    return config.minibatches > 1 or config.advantages in ("reinforce", "reinforce_baseline")
+
+
 def train(
     trainer: Trainer, policy: Policy, data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT
 ) -> dict[str, float]:
     """`Engine.train`. Every rank must call this."""
-    parallel = trainer.parallel
-    with parallel.together("train: groups"):
+    with trainer.parallel.together("train"):
         policy.refuse_in_flight("train")
         instance(config, (GRPO, SFT), "train: config")
-        groups = _groups(data, config)
-        check_groups(groups, policy.version)
-        policy.refuse_long(groups, gradient=True)
-        sums: dict[str, float] = {}
-        if isinstance(config, GRPO):
-            groups, sums = prepare(groups, config, trainer.decoder.device, parallel)
-    if not any(parallel.gather(bool(data), "train: groups")):
-        raise EngineError("train: nothing to train on")
-    trainer.zero_grad()  # an earlier call that raised may have left gradients
-    if isinstance(config, GRPO):
-        batches = deal(groups, config, parallel)
-        with parallel.together("train: old policy"):
-            old = OldPolicies(policy, batches, config)
-        stats = _update(trainer, policy, batches, GRPOLoss(config), config, sums, old)
-        return {**stats, "importance_cap": old.cap}
-    return _update(trainer, policy, [(groups, None)], SFTLoss(config), config, sums)
+        groups = units(data, config)
+        work = lay_out(trainer, policy, groups, config)
+        trainer.zero_grad()  # an earlier call that raised may have left gradients
+        return take_steps(trainer, policy, work, config, Tally(), given=bool(groups))
 
 
-def _groups(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> list[Group]:
+def units(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> list[Group]:
     """The groups to train on; SFT's samples become groups of one."""
     kinds: tuple[type[Group | Sample], ...] = (Group,) if isinstance(config, GRPO) else (Group, Sample)
-    units: Sequence[Group | Sample] = listed(data, kinds, f"train: {type(config).__name__}")
-    return [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in units]
+    found: Sequence[Group | Sample] = listed(data, kinds, f"train: {type(config).__name__}")
+    return [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in found]
 
 
-def _update(
-    trainer: Trainer,
-    policy: Policy,
-    batches: list[Batch],
-    loss: Loss,
-    config: AdamW,
-    sums: dict[str, float],
-    old: OldPolicies | None = None,
+def lay_out(trainer: Trainer, policy: Policy, groups: list[Group], config: GRPO | SFT) -> Work:
+    """Check this rank's ``groups``, set their advantages and deal them to steps.
+
+    Every rank must call this where the config `needs_all_ranks`.
+    """
+    check_groups(groups, policy.version)
+    policy.refuse_long(groups, gradient=True)
+    if isinstance(config, SFT):
+        return Work([(groups, None)], SFTLoss(config), None, {})
+    kept, sums = prepare(groups, config, trainer.decoder.device, trainer.parallel)
+    batches = deal(kept, config, trainer.parallel)
+    return Work(batches, GRPOLoss(config), OldPolicies(policy, batches, config), sums)
+
+
+def add_gradient(trainer: Trainer, policy: Policy, work: Work, batch: Batch, tally: Tally) -> None:
+    """Add a batch's gradient and its statistics."""
+    groups, counted = batch
+    old = None if work.old is None else work.old.present
+    tally.merge(trainer.forward_backward(groups, work.loss, counted, policy.version, old))
+
+
+def take_steps(
+    trainer: Trainer, policy: Policy, work: Work, config: AdamW, tally: Tally, given: bool
 ) -> dict[str, float]:
-    """One step per batch; returns their statistics over all ranks, to which ``sums`` are added."""
-    tally = Tally()
-    tally.add(sums)
+    """One step per batch; returns their statistics over all ranks, to which those of ``tally`` are added.
+
+    ``given``: whether this rank has data. Raises NothingToTrain, on every rank, where none has.
+    """
+    tally.add(work.sums)
     steps: list[dict[str, float]] = []
-    for at, (groups, counted) in enumerate(batches):
-        present = None if old is None else old.present
-        with trainer.parallel.together("train: gradients"):
-            tally.merge(trainer.forward_backward(groups, loss, counted, policy.version, present))
-        if old is not None:
-            old.measured(at, tally, trainer.parallel)
+    for at, batch in enumerate(work.batches):
+        add_gradient(trainer, policy, work, batch, tally)
+        if not steps and not any(trainer.meet(given, "train: gradients")):
+            raise NothingToTrain("train: nothing to train on")
+        if work.old is not None:
+            work.old.measured(at, tally, trainer.parallel)
         steps.append(_step(trainer, policy, config))
     sums, maxima = trainer.parallel.reduce(statistics(tally), {"ratio_max_error": 0.0, **tally.maxima})
     taken = [s for s in steps if not s["zero_gradient"]] or steps
     counts = {name: sum(s[name] for s in steps) for name in ("nonfinite_gradient", "zero_gradient")}
     normalizer = sum(s["normalizer"] for s in steps)
     version = float(policy.version)
-    return {**means(sums, normalizer), **maxima, **taken[-1], **counts, "policy_version": version}
+    cap = {} if work.old is None else {"importance_cap": work.old.cap}
+    return {**means(sums, normalizer), **maxima, **taken[-1], **counts, **cap, "policy_version": version}
 
 
 def step(trainer: Trainer, policy: Policy, config: AdamW) -> dict[str, float]:

@@ -103,6 +103,12 @@ KNOWN: tuple[tuple[str, str, str, str], ...] = (
     (r"tokens?_avoided.*", "Work", "Tokens avoided", "shared in the tree, so not computed again"),
     (r".*tokens.*|samples|groups|examples|unknowable", "Work", "", ""),
     (r"lr|learning_rate", "Work", "Learning rate", ""),
+    (
+        r"seconds_reduction",
+        "Work",
+        "Waiting for ranks",
+        "the longest that one had its gradient before all had",
+    ),
     (r".*(seconds|time|per_second|bytes|memory).*", "Work", "", ""),
 )
 """(key pattern, section, name, sentence); the first that matches the whole key wins."""

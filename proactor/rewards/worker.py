@@ -80,6 +80,17 @@ class Round:
     def _note_end(self, future: Future[GroupScores]) -> None:
         self._ended = max(self._ended, time.perf_counter())
 
+    def ready(self) -> dict[int, GroupScores]:
+        """The scores of every group added so far, once all have them; else, and for a reward that scores
+        after sampling, nothing. Raises as `finish`.
+        """
+        if not all(future.done() for future in self._running.values()):
+            return {}
+        return {
+            place: self._validate(self._groups[place], future.result())
+            for place, future in self._running.items()
+        }
+
     def finish(self) -> dict[int, GroupScores]:
         """Wait for all scores: those of every group by its place, None where the group is dropped.
 

@@ -128,7 +128,7 @@ class EpisodeTraining(Stages):
             played = [episodes for _, episodes in placed]
             groups, left_out = arena.credit.groups(played, engine, arena.chat, epoch)
             left_out["episodes_failed"] += events.pop("episodes_failed", 0)
-        stats = update(engine, groups, stage)
+            stats = update(engine, groups, stage)  # the ranks meet where gradients are summed
         counts = dict.fromkeys(COUNTS, 0.0) | added(engine, left_out, "credit")
         flat = not counts["groups_with_spread"]
         self.position.flat = self.position.flat + 1 if flat else 0

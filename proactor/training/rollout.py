@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,7 +18,7 @@ from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.decisions import Decision, decisions, noise_key
 from proactor.dialogue.prompt import PromptEncoder, unknowable
-from proactor.engine import Engine, Group, Sample, Sampling
+from proactor.engine import EarlyGradient, Engine, Group, Sample, Sampling
 from proactor.rewards import GroupScores, RewardFunction, RewardWorker, TurnReward, run_reward
 from proactor.rewards.schedule import TrainingProgress
 from proactor.training.answers import AnswerGroup, read_answers
@@ -33,22 +33,44 @@ def sample_groups(
     reward_name: str,
     reward: RewardFunction | TurnReward,
     alone: bool = False,
+    early: EarlyGradient | None = None,
 ) -> list[AnswerGroup]:
     """Sample a group at every decision point and score it; returns those of this rank (`draw`), in order.
 
+    While this rank has nothing to sample and others do, it scores its groups and adds them to ``early``.
     Raises RewardError, naming the reward, when it fails or returns something that is not a finite number.
     """
     tools = tools_by_dialogue(encoder, [p.dialogue for p in points])
-    answered = []
-    drawn = sorted(draw(engine, encoder, points, sampling, alone), key=lambda group: group[0])
-    for place, group, unread in drawn:
-        point = points[place]
+    drawn: dict[int, tuple[Group, list[dict[str, int]] | None]] = {}
+    answered: dict[int, AnswerGroup] = {}
+
+    def score(place: int) -> None:
+        point, (group, unread) = points[place], drawn[place]
         group.tree = encoder.tree(point.dialogue, point.turn)
         candidates = candidates_at(point, group, tools[point.dialogue.id])
         answers = read_answers(point, group, candidates, unread)
         answers.set_rewards(run_reward(reward_name, reward, candidates, partial(prompt_texts, engine, group)))
-        answered.append(answers)
-    return answered
+        answered[place] = answers
+
+    def idle() -> bool:
+        left = sorted(drawn.keys() - answered.keys())
+        if left:
+            score(left[0])  # one at a time, so that this rank's heart goes on beside a slow reward
+        elif early is not None:
+            early.add(trained(answered))
+        return bool(left)
+
+    at_rest = None if early is None else idle
+    for place, group, unread in draw(engine, encoder, points, sampling, alone, at_rest):
+        drawn[place] = group, unread
+    for place in sorted(drawn.keys() - answered.keys()):
+        score(place)
+    return [answered[place] for place in sorted(answered)]
+
+
+def trained(answered: Mapping[int, AnswerGroup]) -> list[Group]:
+    """The groups to train on, in the order of their places: those that the reward did not drop."""
+    return [answered[place].group for place in sorted(answered) if not answered[place].dropped]
 
 
 def draw(
@@ -57,11 +79,12 @@ def draw(
     points: Sequence[Decision],
     sampling: Sampling,
     alone: bool = False,
+    idle: Callable[[], bool] | None = None,
 ) -> Iterator[tuple[int, Group, list[dict[str, int]] | None]]:
     """Sample at decision points: (place in ``points``, group, unread pieces of graphs), as groups end.
 
-    Ranks share the dialogues of ``points``, each of which is on one rank. In graph mode, and where a rank
-    draws ``alone``, all are this rank's.
+    Ranks share the dialogues of ``points``, each of which is on one rank (``idle``: as
+    `Engine.sample_shared`). In graph mode, and where a rank draws ``alone``, all are this rank's.
     """
     if encoder.style.mode == "graph":
         yield from zip(range(len(points)), *roll_out(engine, encoder, points, sampling), strict=True)
@@ -71,7 +94,7 @@ def draw(
     groups = (
         engine.sample(prompts, sampling, keys=keys)
         if alone
-        else engine.sample_shared(prompts, sampling, keys=keys, units=units)
+        else engine.sample_shared(prompts, sampling, keys=keys, units=units, idle=idle)
     )
     for group in groups:
         yield group.index, group, None
@@ -120,32 +143,45 @@ def judge_groups(
     metric: TurnReward,
     progress: TrainingProgress,
     alone: bool = False,
+    early: EarlyGradient | None = None,
 ) -> JudgedStep:
     """Sample a group at every decision point and have it judged, while sampling goes on if the reward allows.
 
     An answer's parts include those of ``metric``, with its reward as "metric", for comparison with the judge.
-    The answers of a dropped group have neither reward nor parts.
+    The answers of a dropped group have neither reward nor parts. While this rank has nothing to sample and
+    others do, its groups are added to ``early`` once all of them are judged.
     """
     tools = tools_by_dialogue(encoder, [p.dialogue for p in points])
     scoring = worker.round(progress)
     sampled: dict[int, tuple[Group, Candidates, Sequence[Mapping[str, int]] | None]] = {}
+    answered: dict[int, AnswerGroup] = {}
+
+    def note(scores: Mapping[int, GroupScores]) -> None:
+        for i in sorted(scores.keys() - answered.keys()):
+            point, (group, candidates, unread_graphs) = points[i], sampled[i]
+            group.tree = encoder.tree(point.dialogue, point.turn)
+            answers = read_answers(point, group, candidates, unread_graphs)
+            answers.set_rewards(with_metric(metric, candidates, scores[i]))
+            answered[i] = answers
+
+    def idle() -> bool:
+        if early is not None:
+            if len(answered) < len(sampled):
+                note(scoring.ready())
+            early.add(trained(answered))
+        return False
+
+    at_rest = None if early is None else idle
     began = time.perf_counter()
     with scoring:
-        for i, group, unread in draw(engine, encoder, points, sampling, alone):
+        for i, group, unread in draw(engine, encoder, points, sampling, alone, at_rest):
             candidates = candidates_at(points[i], group, tools[points[i].dialogue.id])
             sampled[i] = group, candidates, unread
             scoring.add(i, candidates)
         ended = time.perf_counter()
-        scores = scoring.finish()
-    answered = []
-    for i in sorted(sampled):
-        point, (group, candidates, unread_graphs) = points[i], sampled[i]
-        group.tree = encoder.tree(point.dialogue, point.turn)
-        answers = read_answers(point, group, candidates, unread_graphs)
-        answers.set_rewards(with_metric(metric, candidates, scores[i]))
-        answered.append(answers)
+        note(scoring.finish())
     seconds = {"sampling": ended - began, "judging": scoring.seconds, "waiting": scoring.waited}
-    return JudgedStep(answered, seconds, scoring.counters)
+    return JudgedStep([answered[i] for i in sorted(answered)], seconds, scoring.counters)
 
 
 def with_metric(metric: TurnReward, candidates: Candidates, scores: GroupScores) -> GroupScores:

@@ -57,6 +57,7 @@ CLOCKS = (
     "seconds_sampling",
     "seconds_judging",
     "seconds_waiting",
+    "seconds_reduction",
     "seconds_user",
     "tokens_per_second",
 )

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -17,7 +19,7 @@ from typing import Any, TypeVar
 from proactor.config import GRPOStage, SFTStage
 from proactor.dialogue import Dialogue
 from proactor.dialogue.decisions import Decision, decisions
-from proactor.engine import GRPO, Engine, Group, ranged
+from proactor.engine import GRPO, EarlyGradient, Engine, Group, NothingToTrain, ranged
 from proactor.rewards import GroupReward, WeightedMetric
 from proactor.rewards.schedule import TrainingProgress
 from proactor.training.answers import AnswerGroup
@@ -42,8 +44,6 @@ SFT_STATISTICS = (
     "nonfinite_gradient",
 )
 """Statistics of the trainer that the row of a supervised step keeps."""
-JUDGE_SHARES = ("judge/spread", "judge/agreement", "judge/pairs", "judge/tau")
-"""Of the judge's statistics those that are no counters: they stay those of the first draw."""
 
 
 def derive_seed(*parts: object) -> int:
@@ -130,18 +130,46 @@ def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, l
     encoder, engine = workspace.encoder, workspace.engine
     points = decisions(encoder, chosen, seed=seed, epoch=epoch, shares=stage.boards)
     again: Row = {}
+    early = None if stage.redraws else engine.early_gradient(stage)
     with ranged("run: sampling and rewards"):
-        answered, scoring = sample_and_score(workspace, stage, step, points)
+        first, scoring = sample_and_score(workspace, stage, step, points, early=early)
+        answered = first
         if stage.redraws:
-            answered, again = draw_again(workspace, stage, step, epoch, answered, others, scoring)
+            answered, again = draw_again(workspace, stage, step, epoch, first, others, scoring)
     kept = [answers.group for answers in answered if not answers.dropped]
     if encoder.style.mode == "graph":  # samples of one decision then have different prompts
         assert stage.advantages != "reinforce" and stage.advantages != "reinforce_baseline", "refused"
         kept = trainable(kept, stage.advantages)
-    stats = update(engine, kept, stage)
+    stats = update(engine, kept, stage, early)
     rewards = reward_statistics(partial(engine.gather, phase="rewards"), answered)
     rewards["tokens_sampled"] += again.get("tokens_redrawn", 0.0)
-    return {"epoch": epoch, **stats, **rewards, **scoring, **again}, answered
+    return {"epoch": epoch, **stats, **rewards, **scoring.row(engine, first), **again}, answered
+
+
+@dataclass(slots=True)
+class Scoring:
+    """How the samples of a step were scored on this rank: seconds, and of a `GroupReward` its coefficients,
+    the parts that a judge gave (None without such a reward) and the judge's events.
+    """
+
+    seconds: dict[str, float]
+    coefficients: Row = field(default_factory=dict)
+    judged: Sequence[str] | None = None
+    counters: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Scoring) -> None:
+        """Add the seconds and the events of another draw."""
+        for name, seconds in other.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self.counters.update(other.counters)
+
+    def row(self, engine: Engine, groups: Sequence[AnswerGroup]) -> Row:
+        """The statistics over all ranks, which meet for that; ``groups``: this rank's of the first draw."""
+        events: Row = {}
+        if self.judged is not None:
+            gather = partial(engine.gather, phase="verdicts")
+            events = judge_statistics(gather, groups, self.judged, self.counters)
+        return {**self.coefficients, **events, **{f"seconds_{k}": v for k, v in self.seconds.items()}}
 
 
 def draw_again(
@@ -151,7 +179,7 @@ def draw_again(
     epoch: int,
     answered: Sequence[AnswerGroup],
     others: Sequence[Dialogue],
-    scoring: Row,
+    scoring: Scoring,
 ) -> tuple[list[AnswerGroup], Row]:
     """`redraws.redraw` of the groups without spread: their own decisions, which each rank draws for itself,
     or all decisions of some of the dialogues ``others``, which ranks share.
@@ -168,9 +196,7 @@ def draw_again(
                 return None
             points = decisions(workspace.encoder, taken, seed=seed, epoch=epoch, shares=stage.boards)
         drawn, more = sample_and_score(workspace, stage, step, points, attempt, alone=same)
-        for name, value in more.items():
-            if name.startswith(("seconds_", "judge/")) and name not in JUDGE_SHARES:
-                scoring[name] = scoring.get(name, 0.0) + value
+        scoring.add(more)
         return drawn
 
     return redraw(workspace.engine, stage.redraws, answered, without_spread, tokens_of, draw, in_place=same)
@@ -193,11 +219,12 @@ def sample_and_score(
     points: Sequence[Decision],
     attempt: int = 0,
     alone: bool = False,
-) -> tuple[list[AnswerGroup], Row]:
-    """This rank's groups with their rewards, and the statistics of the scoring over all ranks.
+    early: EarlyGradient | None = None,
+) -> tuple[list[AnswerGroup], Scoring]:
+    """This rank's groups with their rewards, and how they were scored.
 
     ``points``: the decisions of all ranks, which share the sampling; in graph mode, and where a rank draws
-    ``alone``, this rank's part. Each ``attempt`` has a noise of its own.
+    ``alone``, this rank's part. Each ``attempt`` has a noise of its own. ``early``: as `sample_groups`.
     """
     engine, encoder = workspace.engine, workspace.encoder
     noise = derive_seed(workspace.config.seed, "noise", step, *([attempt] if attempt else []))
@@ -205,28 +232,32 @@ def sample_and_score(
     if workspace.worker is None:
         assert not isinstance(workspace.reward, GroupReward), "Workspace.bind starts its worker"
         began, name = time.perf_counter(), workspace.config.reward
-        groups = sample_groups(engine, encoder, points, sampling, name, workspace.reward, alone)
-        return groups, {"seconds_sampling": time.perf_counter() - began}
+        groups = sample_groups(engine, encoder, points, sampling, name, workspace.reward, alone, early)
+        return groups, Scoring({"sampling": time.perf_counter() - began})
     progress, reward = TrainingProgress(step, stage.steps), workspace.worker.reward
     metric = workspace.turn_reward or WeightedMetric()
-    judged = judge_groups(engine, encoder, points, sampling, workspace.worker, metric, progress, alone)
+    judged = judge_groups(engine, encoder, points, sampling, workspace.worker, metric, progress, alone, early)
     coefficients = {f"coef/{name}": value for name, value in reward.coefficients(progress).items()}
-    gather = partial(engine.gather, phase="verdicts")
-    events = judge_statistics(gather, judged.groups, reward.judged, judged.counters)
-    return judged.groups, {**coefficients, **events, **{f"seconds_{k}": v for k, v in judged.seconds.items()}}
+    return judged.groups, Scoring(judged.seconds, coefficients, reward.judged, judged.counters)
 
 
-def update(engine: Engine, groups: Sequence[Group], stage: GRPO) -> Row:
+def update(engine: Engine, groups: Sequence[Group], stage: GRPO, early: EarlyGradient | None = None) -> Row:
     """One update with the groups of all ranks. A rank without groups takes part.
 
-    If no rank has a group, the weights stay and the row has ``skipped_update`` 1.
+    If no rank has a group, the weights stay and the row has ``skipped_update`` 1. On several ranks
+    ``seconds_reduction`` is the longest that one had its gradient and waited for the others'.
     """
-    if not any(engine.gather(bool(groups), "sampling and rewards")):
+    before = engine.seconds_waited
+    try:
+        with ranged("run: update"):
+            stats = engine.train(groups, stage) if early is None else early.train(groups)
+        row = {**{k: v for k, v in stats.items() if k not in ("step", "normalizer")}, "skipped_update": 0.0}
+    except NothingToTrain:
         version = float(engine.policy_version)
-        return {"skipped_update": 1.0, "reward_mean": math.nan, "policy_version": version}
-    with ranged("run: update"):
-        stats = engine.train(groups, stage)
-    return {**{k: v for k, v in stats.items() if k not in ("step", "normalizer")}, "skipped_update": 0.0}
+        row = {"skipped_update": 1.0, "reward_mean": math.nan, "policy_version": version}
+    if engine.world_size > 1:
+        row["seconds_reduction"] = max(engine.gather(engine.seconds_waited - before, "waits"))
+    return row
 
 
 def reset_optimizer(engine: Engine) -> None:

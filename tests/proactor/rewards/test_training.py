@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 
 from proactor.dialogue.candidates import Candidates
+from proactor.engine import EarlyGradient, Group
 from proactor.rewards import GroupScores, RewardWorker, WeightedMetric, load_reward
 from proactor.rewards.schedule import TrainingProgress
 from proactor.training.loop import train
@@ -192,3 +196,53 @@ def test_a_run_without_a_single_score_ends_with_the_same_data_order(tiny_model: 
     assert all(row["reward"] is None and row["text"] for step in samples_by_step(nothing) for row in step)
     assert 0 < sum(r["groups_dropped"] for r in steps(half)) == sum(r["judge/lost"] for r in steps(half))
     assert {row["reward"] is None for step in samples_by_step(half) for row in step} == {True, False}
+
+
+# -- trained on while other ranks sample ---
+
+
+@pytest.mark.parametrize("kind", ["function", "judge", "judge after sampling"])
+def test_what_is_scored_is_trained_on_while_other_ranks_sample(
+    fresh: Workspace, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The adapter is that of a step that waits, also where groups come to the rank after its first pass."""
+    engine, start = fresh.engine, fresh.engine.state_dict()
+    reward: Any = ByText(length, concurrent=kind == "judge")
+    if kind == "function":
+
+        def reward(prompts: list[Any], completions: list[str], **columns: Any) -> list[float]:
+            return [length(text) for text in completions]
+
+    row, _ = one_step(fresh, reward)
+    wanted = engine.state_dict()["adapter"]
+    engine.load_state_dict(start)
+    sample_shared, added = engine.sample_shared, []
+
+    class Watched(EarlyGradient):
+        def add(self, groups: Any) -> None:
+            added.append(len(groups))
+            super().add(groups)
+
+    def as_if_others_sampled(*arguments: Any, idle: Any, units: list[str], **options: Any) -> Iterator[Group]:
+        groups = list(sample_shared(*arguments, **options))
+        first = [group for group in groups if units[group.index] == units[0]]
+        for part in (first, [group for group in groups if group not in first]):
+            yield from part
+            limit = time.monotonic() + 60
+            while idle() or (kind != "judge after sampling" and added[-1] == 0):
+                assert time.monotonic() < limit
+
+    assert engine.trainer is not None
+    monkeypatch.setattr(engine, "sample_shared", as_if_others_sampled)
+    early = partial(Watched, engine.trainer, engine._policy, engine._loop)
+    monkeypatch.setattr(engine, "early_gradient", early)
+    again, groups = one_step(fresh, reward)
+    assert torch.equal(engine.state_dict()["adapter"], wanted)
+    assert {k: v for k, v in again.items() if k not in CLOCKS} == pytest.approx(
+        {k: v for k, v in row.items() if k not in CLOCKS} | {"policy_version": again["policy_version"]}
+    )
+    if kind == "judge after sampling":
+        assert not any(added)
+    else:
+        sizes = [size for size in added if size]
+        assert 0 < sizes[0] < len(groups) and sizes[-1] >= sizes[0]

@@ -136,9 +136,9 @@ def ends(
 @pytest.mark.parametrize(
     ("name", "rank", "line"),
     [
-        ("killed", 0, "train: groups: rank 1 ended"),
-        ("stopped", 0, f"train: groups: rank 1 not heard of for {TIMEOUT} s (engine.rank_timeout)"),
-        ("first stopped", 1, f"train: groups: rank 0 not heard of for {TIMEOUT} s (engine.rank_timeout)"),
+        ("killed", 0, "train: gradients: rank 1 ended"),
+        ("stopped", 0, f"train: gradients: rank 1 not heard of for {TIMEOUT} s (engine.rank_timeout)"),
+        ("first stopped", 1, f"train: gradients: rank 0 not heard of for {TIMEOUT} s (engine.rank_timeout)"),
     ],
 )
 def test_a_lost_rank_is_one_line(ends: dict[str, list[Ended]], name: str, rank: int, line: str) -> None:
