@@ -121,10 +121,10 @@ def test_each_side_may_pretrain_on_its_own_labels(tmp_path: Path, commands: list
     base = load_config(file)
     shared = [ablation.side_overrides([], base, labels, False) for labels in ablation.LABELS]
     for overrides in shared:
-        ablation.ensure_model(file, overrides)
+        learning.ensure_model(file, overrides)
     assert [c[0] for c in commands] == ["pretrain"] and "data.labels=windows" in commands[0]
     for labels in ablation.LABELS:
-        ablation.ensure_model(file, ablation.side_overrides([], base, labels, True))
+        learning.ensure_model(file, ablation.side_overrides([], base, labels, True))
     assert [("data.labels=windows" in c, c[-1]) for c in commands[1:]] == [
         (labels == "windows", f"model={tmp_path / 'model'}-{labels}") for labels in ablation.LABELS
     ]
