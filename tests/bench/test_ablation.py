@@ -48,6 +48,8 @@ def test_both_labels_from_one_model_at_one_budget_and_a_second_call(
         "data.test.limit=5",
         "sft.eval_every=1",
         "sft.patience=1",
+        "eval.max_tokens=8",  # hardly trained, it writes on to the end
+        "grpo.sampling.max_tokens=8",
         "--seeds",
         "1",
         "--results",
