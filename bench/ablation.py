@@ -29,8 +29,8 @@ from bench.learning import (
     all_steps,
     difference,
     ensure,
+    ensure_model,
     recorded_config,
-    run_command,
     supervised_stage,
     training_seconds,
 )
@@ -94,14 +94,6 @@ def side_overrides(overrides: Sequence[str], base: RunConfig, labels: str, each:
     stage = supervised_stage(base)
     side = [*overrides, f"data.labels={labels}", all_steps(stage, stage.max_steps)]
     return [*side, f"model={base.model}-{labels}"] if each else side
-
-
-def ensure_model(config: Path, overrides: Sequence[str]) -> None:
-    """Build the pretrained model of a side, if it is missing. The windows' side builds a shared one."""
-    chosen = load_config(config, overrides)
-    if chosen.pretrain is not None and not Path(chosen.model).is_dir():
-        print(f"{chosen.model}: pre-training", flush=True)
-        run_command("pretrain", config, overrides)
 
 
 def compare(folders: Mapping[str, Sequence[Path]]) -> dict[str, Any]:

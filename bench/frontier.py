@@ -20,10 +20,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.arms import arms_parser, chosen_arms, read_base
 from bench.frontier_arms import EXPERIMENTS, SFT, Experiment
 from bench.frontier_record import record_of, show
-from bench.learning import ensure, has_summary, run_command
-from bench.records import run_parser, say, write_record
+from bench.learning import ensure, ensure_model, has_summary
+from bench.records import say, write_record
 from proactor.config_file import load_run
 from proactor.episode_config import EpisodeConfig
 from proactor.training.runs import Run
@@ -31,19 +32,12 @@ from proactor.training.runs import Run
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module."""
-    parser = run_parser("bench.frontier", "success against user involvement")
+    parser = arms_parser("bench.frontier", "success against user involvement")
     parser.add_argument("--experiment", choices=EXPERIMENTS, default="frontier")
-    parser.add_argument("--arms", default="", help="names, with commas (all)")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--report", action="store_true", help="train nothing, report on what has ended")
     options = parser.parse_intermixed_args(arguments)
-    base = load_run(options.config, options.overrides)
-    if not isinstance(base, EpisodeConfig) or base.sft is None or base.grpo is None:
-        parser.error(f"{options.config}: needs the sections environment, sft and grpo")
+    base = read_base(parser, options)
     experiment = EXPERIMENTS[options.experiment]
-    arms = [name for name in options.arms.split(",") if name] or list(experiment.arms)
-    if unknown := set(arms) - experiment.arms.keys():
-        parser.error(f"--arms: {', '.join(sorted(unknown))}: there are {', '.join(experiment.arms)}")
+    arms = chosen_arms(parser, options.arms, experiment.arms)
     if not options.report:
         train(options.config, options.overrides, base, experiment, arms, options.seeds)
     ended = finished(options.config, options.overrides, base, experiment, options.seeds)
@@ -64,8 +58,7 @@ def train(
     seeds: int,
 ) -> None:
     """Every run that has not ended, seed by seed, so that a stop leaves whole sets of arms."""
-    if base.pretrain is not None and not Path(base.model).exists():
-        run_command("pretrain", config, overrides)
+    ensure_model(config, overrides)
     names = list(dict.fromkeys([SFT, *arms]))
     wanted = [
         [*overrides, *experiment.arms[name].overrides(base, name, seed)]

@@ -82,6 +82,14 @@ def run_command(command: str, config: Path, overrides: Sequence[str], *flags: st
     subprocess.run([sys.executable, "-m", "proactor.cli", *arguments], check=True)
 
 
+def ensure_model(config: Path, overrides: Sequence[str]) -> None:
+    """Build the small model of these settings where it is missing."""
+    settings = load_run(config, overrides)
+    if settings.pretrain is not None and not Path(settings.model).exists():
+        print(f"{settings.model}: pre-training", flush=True)
+        run_command("pretrain", config, overrides)
+
+
 def ensure(config: Path, overrides: Sequence[str], ended: Callable[[Run], bool] = has_summary) -> Run:
     """The run of these settings, ended: an existing one, or trained now, from its last save if there is one.
 

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.records import RESULTS, add_results, record_file, say, stamp, write_record
-from bench.simulator import PAGE, Arrival, Outcome, Simulator
+from bench.simulated import PAGE, Arrival, Outcome
+from bench.simulator import Simulator
 from bench.step_times import SIZES, Computed, Recorded, StepTimes
 from proactor.engine import atomic_file
 from proactor.engine.controller import Controller, ControllerConfig, log_lines, replay

@@ -26,9 +26,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bench.arms import arms_parser, chosen_arms
 from bench.frontier_record import cell
-from bench.learning import ensure, has_summary, recorded_config, run_command, training_seconds
-from bench.records import run_parser, say, stamp, write_record
+from bench.learning import ensure, ensure_model, has_summary, recorded_config, training_seconds
+from bench.records import say, stamp, write_record
 from proactor.config_file import load_run
 from proactor.engine import ProactorError
 from proactor.episode_config import EpisodeConfig
@@ -87,18 +88,13 @@ EXPERIMENTS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module."""
-    parser = run_parser("bench.relatives", "Agent-Omit and SAND beside training without them")
-    parser.add_argument("--arms", default="", help="names, with commas (all)")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--report", action="store_true", help="train nothing, report on what has ended")
+    parser = arms_parser("bench.relatives", "Agent-Omit and SAND beside training without them")
     options = parser.parse_intermixed_args(arguments)
     base = load_run(options.config, options.overrides)
     if not isinstance(base, EpisodeConfig) or base.method.name not in EXPERIMENTS or base.sft is None:
         parser.error(f"{options.config}: needs sft and one of the methods {', '.join(EXPERIMENTS)}")
     study = Study(options.config, options.overrides, base, EXPERIMENTS[base.method.name])
-    arms = [name for name in options.arms.split(",") if name] or list(study.experiment.arms)
-    if unknown := set(arms) - study.experiment.arms.keys():
-        parser.error(f"--arms: {', '.join(sorted(unknown))}: there are {', '.join(study.experiment.arms)}")
+    arms = chosen_arms(parser, options.arms, study.experiment.arms)
     if not options.report:
         study.train(arms, options.seeds)
     record = study.record(options.seeds)
@@ -155,8 +151,7 @@ class Study:
 
     def train(self, arms: Sequence[str], seeds: int) -> None:
         """Every run that has not ended, seed by seed."""
-        if self.base.pretrain is not None and not Path(self.base.model).exists():
-            run_command("pretrain", self.config, self.overrides)
+        ensure_model(self.config, self.overrides)
         names = [START, *arms] if self.experiment.shared_start else list(arms)
         matched = self.experiment.matched
         if self.experiment.reference in names and matched:

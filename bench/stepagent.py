@@ -21,8 +21,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.learning import ensure, has_summary, recorded_config, run_command
-from bench.records import run_parser, stamp, write_record
+from bench.arms import arms_parser, chosen_arms, read_base
+from bench.learning import ensure, ensure_model, has_summary, recorded_config
+from bench.records import stamp, write_record
 from proactor.config_file import load_run
 from proactor.episode_config import EpisodeConfig
 from proactor.methods.user_metrics import Outcome, intervals, paired_change
@@ -43,20 +44,13 @@ def imitation(arm: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module."""
-    parser = run_parser("bench.stepagent", "StepAgent beside imitation of the same expert")
-    parser.add_argument("--arms", default=",".join(ARMS), help="names, with commas")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--report", action="store_true", help="train nothing, report on what has ended")
+    parser = arms_parser("bench.stepagent", "StepAgent beside imitation of the same expert")
     options = parser.parse_intermixed_args(arguments)
-    base = load_run(options.config, options.overrides)
-    if not isinstance(base, EpisodeConfig) or base.sft is None or base.grpo is None:
-        parser.error(f"{options.config}: needs the sections environment, sft and grpo")
-    arms = [name for name in options.arms.split(",") if name]
-    if unknown := set(arms) - ARMS.keys():
-        parser.error(f"--arms: {', '.join(sorted(unknown))}: there are {', '.join(ARMS)}")
+    base = read_base(parser, options)
+    arms = chosen_arms(parser, options.arms, ARMS)
     runs: dict[str, dict[int, Run]] = {}
-    if base.pretrain is not None and not Path(base.model).exists() and not options.report:
-        run_command("pretrain", options.config, options.overrides)
+    if not options.report:
+        ensure_model(options.config, options.overrides)
     for seed in range(options.seeds):
         for name, run in of_seed(options.config, options.overrides, base, arms, seed, options.report).items():
             runs.setdefault(name, {})[seed] = run

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from proactor.engine.loss import GRPOLoss as GRPOLoss
     from proactor.engine.loss import SFTLoss as SFTLoss
     from proactor.engine.openai_client import OpenAIClient as OpenAIClient
-    from proactor.engine.openai_client import RequestTimeout as RequestTimeout
+    from proactor.engine.openai_desk import RequestTimeout as RequestTimeout
     from proactor.engine.outline import read_outline as read_outline
     from proactor.engine.plan import ModelPlan as ModelPlan
     from proactor.engine.plan import plan_here as plan_here
@@ -150,10 +150,8 @@ _MODULES = {
         "GRPOLoss",
         "SFTLoss",
     ),
-    "proactor.engine.openai_client": (
-        "OpenAIClient",
-        "RequestTimeout",
-    ),
+    "proactor.engine.openai_client": ("OpenAIClient",),
+    "proactor.engine.openai_desk": ("RequestTimeout",),
     "proactor.engine.outline": ("read_outline",),
     "proactor.engine.plan": (
         "ModelPlan",

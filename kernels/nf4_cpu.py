@@ -23,10 +23,10 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from proactor.kernels.errors import KernelError
 from proactor.kernels.linear import Linear, fastest_cpu_linear
 from proactor.kernels.nf4 import BLOCK, NF4_CODE, BlockScales, NF4Tensor, quantize_nf4
 from proactor.kernels.nf4_library import FUSED_ROWS, fused_linear, library_fuses
+from proactor.kernels.nf4_stack import Weights, check_stack, passes
 from proactor.kernels.op import require
 
 HALF = FUSED_ROWS // 2
@@ -127,23 +127,13 @@ def deinterleave(codes: Tensor) -> Tensor:
 
 def can_host(*weights: NF4Tensor) -> bool:
     """Whether `host` takes these weights together."""
-    try:
-        _check(weights)
-    except KernelError:
-        return False
-    return True
+    return passes(_check, weights)
 
 
-def _check(weights: tuple[NF4Tensor, ...]) -> None:
-    require(bool(weights), "weights", "none given")
-    first = weights[0]
+def _check(weights: Weights) -> None:
     for w in weights:
         require(w.device.type == "cpu", "weights", f"on {w.device}, not a CPU")
-        whole = w.shape[1] % w.blocksize == 0
-        require(whole, "weights", f"{w.shape[1]} columns are not whole blocks of {w.blocksize}")
-        same = (w.shape[1], w.dtype, w.blocksize) == (first.shape[1], first.dtype, first.blocksize)
-        require(same, "weights", "columns, dtypes or block sizes differ")
-        require(torch.equal(w.code, NF4_CODE), "weights", "code is not the sixteen NF4 levels")
+    check_stack(weights)
 
 
 def host(*weights: NF4Tensor, dtype: torch.dtype) -> HostNF4:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import interpreted, jit, tl
 from proactor.kernels.nf4 import BLOCK, NESTED_BLOCK, NF4_CODE, NF4Tensor, dequantize_nf4
 from proactor.kernels.nf4_decode import level_table
 from proactor.kernels.nf4_kernels import round_half
+from proactor.kernels.nf4_stack import Weights, check_stack, passes
 from proactor.kernels.op import Launch, require, use_triton
 
 TILE_ROWS, TILE_COLUMNS = 64, 128
@@ -74,25 +74,16 @@ class PackedNF4:
 
 def can_repack(*weights: NF4Tensor) -> bool:
     """Whether `repack` takes these weights together."""
-    try:
-        _check(weights)
-    except KernelError:
-        return False
-    return True
+    return passes(_check, weights)
 
 
-def _check(weights: tuple[NF4Tensor, ...]) -> None:
-    require(bool(weights), "weights", "none given")
+def _check(weights: Weights) -> None:
+    check_stack(weights)
     first = weights[0]
     for i, w in enumerate(weights):
         require(w.blocksize == BLOCK, "weights", f"blocksize {w.blocksize}: only {BLOCK} can be repacked")
         require(w.shape[0] > 0 and w.shape[1] > 0, "weights", f"shape {w.shape} is empty")
-        require(w.shape[1] % BLOCK == 0, "weights", f"{w.shape[1]} columns: not a multiple of {BLOCK}")
-        require(w.shape[1] == first.shape[1], "weights", f"{w.shape[1]} columns beside {first.shape[1]}")
-        require(w.device == first.device, "weights", f"on {w.device} and {first.device}")
-        require(w.dtype == first.dtype, "weights", f"{w.dtype} beside {first.dtype}")
         require(w.nested == first.nested, "weights", "nested and single-level scales together")
-        require(torch.equal(w.code.cpu(), NF4_CODE), "weights", "code is not the sixteen NF4 levels")
         if w.nested_code is not None and first.nested_code is not None:
             require(w.nested_blocksize == NESTED_BLOCK, "weights", f"nested_blocksize {w.nested_blocksize}")
             equal = torch.equal(w.nested_code, first.nested_code)

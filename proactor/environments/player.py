@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -39,6 +39,20 @@ class PlayConfig(Config):
 
     sampling: Sampling = Sampling(max_tokens=256)
     max_tokens: int = Field(default=4096, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A turn as it was played: of these ``ids``, after the turns ``before`` and the ids ``reads``.
+
+    ``messages`` will answer it.
+    """
+
+    turn: Turn
+    before: Sequence[Turn]
+    reads: Sequence[int]
+    ids: Sequence[int]
+    messages: Sequence[Message]
 
 
 class Player:
@@ -127,7 +141,7 @@ class Player:
             else:
                 await drawn.draw(reads, self._sampling(start))
             turn, answer, messages = await self._turn(hosted, log, start, len(turns) + 1)
-            turns.append(self._recorded(turn, turns, reads, log, messages))
+            turns.append(self._recorded(Played(turn, turns, reads, log.token_ids[start:], messages)))
             ending = answer.ending or _cut(log)
             if ending is not None:
                 return ended(log, _why(log, ending, len(log.token_ids) >= self.config.max_tokens))
@@ -137,16 +151,9 @@ class Player:
         """The ids that the next turn is drawn after; ``shown``: those that answer the last of ``turns``."""
         return [*log.prompt_ids, *log.token_ids, *shown]
 
-    def _recorded(
-        self,
-        turn: Turn,
-        before: Sequence[Turn],
-        reads: Sequence[int],
-        log: Sample,
-        messages: Sequence[Message],
-    ) -> Turn:
-        """The record of a turn that was drawn after ``reads``, and that ``messages`` will answer."""
-        return turn
+    def _recorded(self, played: Played) -> Turn:
+        """The record of a turn."""
+        return played.turn
 
     async def _turn(
         self, hosted: HostedEpisode, log: Sample, start: int, number: int

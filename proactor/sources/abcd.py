@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from proactor.dialogue import Dialogue, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog, Effect, Parameter, Tool
 from proactor.files import find_files, read_validated
-from proactor.sources import abcd_raw, base, records
+from proactor.sources import abcd_raw, abcd_records, base, records
 from proactor.sources.base import Malformed, Subset
 from proactor.sources.corpus import Corpus
 
@@ -72,7 +72,7 @@ class _Reader:
 
     def __init__(self, folder: Path, options: AbcdOptions) -> None:
         self.options = options
-        ontology = read_validated(folder / "ontology.json", TypeAdapter(records.AbcdOntology))
+        ontology = read_validated(folder / "ontology.json", TypeAdapter(abcd_records.AbcdOntology))
         values = ontology.values.enumerable
         self.values = {slot: {value.lower() for value in listed} for slot, listed in values.items()}
         self.slots: dict[str, list[str]] = {}
@@ -86,10 +86,10 @@ class _Reader:
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
         """The dialogue of a record of either format."""
         if "delexed" in record:
-            records.check(records.AbcdRelease, record)
+            records.check(abcd_records.AbcdRelease, record)
             record = abcd_raw.compact(record, self.options.max_turns, counters)
         else:
-            records.check(records.AbcdCompact, record)
+            records.check(abcd_records.AbcdCompact, record)
         turns = base.turns_of(record)
         scenario = record["scenario"]
         facts = {

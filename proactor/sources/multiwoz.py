@@ -23,7 +23,7 @@ from typing import Any
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.files import find_files
-from proactor.sources import base, multiwoz_raw, records
+from proactor.sources import base, multiwoz_raw, multiwoz_records, records
 from proactor.sources.base import Malformed, NoOptions, Subset
 from proactor.sources.corpus import Corpus
 from proactor.sources.multiwoz_raw import TOOLS
@@ -65,7 +65,7 @@ def _catalog() -> Catalog:
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
     if "actions" in record:
-        records.check(records.MultiwozCompact, record)
+        records.check(multiwoz_records.MultiwozCompact, record)
     else:
         record = multiwoz_raw.compact(record, counters)
     turns = base.turns_of(record)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proactor.files import SourceError, find_files, read_json
-from proactor.sources import records
+from proactor.sources import multiwoz_records, records
 from proactor.sources.base import Record
 
 
@@ -81,7 +81,7 @@ def _record(where: str, name: object, dialogue: object, acts: dict[str, Any]) ->
 def compact(record: dict[str, Any], counters: Counter[str]) -> dict[str, Any]:
     """A dialogue of either release in the compact form."""
     if "log" in record:
-        records.check(records.MultiwozLog, record)
+        records.check(multiwoz_records.MultiwozLog, record)
         turns = [
             {"speaker": "SYSTEM" if i % 2 else "USER", "text": entry["text"], "acts": entry.get("dialog_act")}
             for i, entry in enumerate(record["log"])
@@ -89,7 +89,7 @@ def compact(record: dict[str, Any], counters: Counter[str]) -> dict[str, Any]:
         states, calls = _bookings_by_metadata(record["log"])
         goal = record["goal"]
     else:
-        records.check(records.MultiwozRelease, record)
+        records.check(multiwoz_records.MultiwozRelease, record)
         turns = [
             {
                 "speaker": turn["speaker"],

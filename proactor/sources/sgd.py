@@ -29,7 +29,7 @@ from proactor.catalogs.sgd import read_schema, tools
 from proactor.dialogue import Dialogue, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError, find_files, read_json
-from proactor.sources import base, records
+from proactor.sources import base, records, sgd_records
 from proactor.sources.base import Malformed, Record, Subset
 from proactor.sources.corpus import SPLITS, Corpus
 
@@ -124,7 +124,7 @@ class _Reader:
         """The dialogue of a record of either format."""
         records.check(records.Spoken, record)
         released = any("utterance" in turn for turn in record["turns"])
-        records.check(records.SgdRelease if released else records.SgdCompact, record)
+        records.check(sgd_records.SgdRelease if released else sgd_records.SgdCompact, record)
         turns = tuple(
             Turn(
                 index=i,

@@ -26,7 +26,7 @@ from typing import Any
 
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.files import find_files
-from proactor.sources import base, lispress, records
+from proactor.sources import base, lispress, records, smcalflow_records
 from proactor.sources.base import Malformed, NoOptions, Record, Subset
 from proactor.sources.corpus import Corpus, ToolRow, catalog_of
 from proactor.sources.smcalflow_programs import Parts, Step, revise_time, spellings, steps
@@ -76,7 +76,7 @@ def _dialogue_id(file: Path, name: str) -> str:
 
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
-    records.check(records.SmcalflowRecord, record)
+    records.check(smcalflow_records.SmcalflowRecord, record)
     raw = record["turns"]
     if raw and "user_utterance" in raw[0]:
         raw = [side for turn in raw for side in _sides(turn)]

@@ -25,7 +25,7 @@ from proactor.catalogs.star import read_apis, tools, two_step
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.dialogue.catalog import Catalog
 from proactor.files import find_files
-from proactor.sources import base, records, star_raw
+from proactor.sources import base, records, star_raw, star_records
 from proactor.sources.base import Malformed, Subset
 from proactor.sources.corpus import Corpus
 
@@ -98,10 +98,10 @@ class _Reader:
     def dialogue(self, record: dict[str, Any], counters: Counter[str]) -> Dialogue:
         """The dialogue of a record of either format; a call repeated at one turn is dropped and counted."""
         if "Events" in record:
-            records.check(records.StarRelease, record)
+            records.check(star_records.StarRelease, record)
             record = star_raw.compact(record, self.apis, counters)
         else:
-            records.check(records.StarCompact, record)
+            records.check(star_records.StarCompact, record)
         turns = base.turns_of(record)
         references: list[Reference] = []
         calls: set[tuple[str, str, int]] = set()

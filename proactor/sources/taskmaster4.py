@@ -25,7 +25,7 @@ from typing import Any
 
 from proactor.dialogue import Dialogue, Interval, Reference, Turn, windows
 from proactor.files import SourceError, find_files, read_json
-from proactor.sources import base, records
+from proactor.sources import base, records, taskmaster4_records
 from proactor.sources.base import Malformed, NoOptions, Record, Subset
 from proactor.sources.corpus import Corpus, ToolRow, catalog_of
 
@@ -45,8 +45,8 @@ _TOOLS: dict[str, ToolRow] = {
     "finish_order": ("send the order off", "irreversible", ()),
 }
 _CONTENT: dict[str, type[records.Shape]] = {
-    "request": records.TaskmasterRequest,
-    "response": records.TaskmasterResponse,
+    "request": taskmaster4_records.TaskmasterRequest,
+    "response": taskmaster4_records.TaskmasterResponse,
 }
 _CHANGES = frozenset({"add_order_item", "update_order_item", "update_order"})
 _ITEM_ID = re.compile(r"[-_]*\d+\Z")
@@ -93,7 +93,7 @@ def _release(files: list[Path]) -> Iterator[Record]:
 
 
 def _dialogue(record: dict[str, Any], counters: Counter[str]) -> Dialogue:
-    records.check(records.TaskmasterRecord, record)
+    records.check(taskmaster4_records.TaskmasterRecord, record)
     turns = base.turns_of(
         {"turns": [{"speaker": u["speaker"].upper(), "text": u["text"]} for u in record["utterances"]]}
     )

@@ -21,10 +21,11 @@ from proactor.environments.player import Player
 from proactor.environments.wording import Thinking, Wording
 from proactor.episode_config import MethodOptions
 from proactor.files import settings_problem
-from proactor.methods import agent_omit, bao, infopo, sand, turn_credit
-from proactor.methods.agent_omit import AgentOmit, OmittingPlayer, OmitWording
+from proactor.methods import agent_omit, bao, infopo, omit_lessons, sand, turn_credit
+from proactor.methods.agent_omit import AgentOmit
 from proactor.methods.bao import BAO
 from proactor.methods.infopo import InfoPO
+from proactor.methods.omit_format import OmittingPlayer, OmitWording
 from proactor.methods.sand import SAND
 from proactor.methods.stepagent import StepAgent
 from proactor.methods.turn_credit import TurnCredit
@@ -73,7 +74,7 @@ class Credit:
     def format_taught(self, demonstration: Demonstration) -> Demonstration:
         """An episode from which a model that is built here learns the method's format."""
         if isinstance(self.method, AgentOmit):
-            return agent_omit.omitting_at_random(demonstration)
+            return omit_lessons.omitting_at_random(demonstration)
         if isinstance(self.method, SAND) and self.method.critic == sand.RULE:
             return sand.thinking_at_random(demonstration)
         return demonstration

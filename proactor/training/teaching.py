@@ -13,8 +13,9 @@ from proactor.endpoint_errors import EndpointSetupError
 from proactor.environments.demonstration import Demonstration
 from proactor.environments.errors import GymError
 from proactor.environments.player import Player
-from proactor.methods import agent_omit, sand
-from proactor.methods.agent_omit import AgentOmit, Omittable
+from proactor.methods import omit_lessons, sand
+from proactor.methods.agent_omit import AgentOmit
+from proactor.methods.omit_lessons import Omittable
 from proactor.methods.sand import SAND, Deliberated, ModelCritic, RuleCritic
 from proactor.methods.stepagent import StepAgent
 from proactor.training.demonstrations import Demonstrations, Edit
@@ -57,7 +58,7 @@ class Teaching:
         teacher = self.episodes()
 
         async def tried(player: Player, task: str, place: int) -> Row:
-            found, counts = await agent_omit.cold_start(
+            found, counts = await omit_lessons.cold_start(
                 player, teacher.demonstration(task), method.tries, place
             )
             left_out = found or Omittable()
@@ -139,7 +140,7 @@ def open_critic(method: SAND) -> RuleCritic | ModelCritic:
 
 def _omitting(demonstration: Demonstration, row: Row) -> Demonstration:
     left_out = Omittable(tuple(row["thoughts"]), tuple(row["results"]))
-    return agent_omit.omitting(demonstration, left_out)
+    return omit_lessons.omitting(demonstration, left_out)
 
 
 def _deliberating(demonstration: Demonstration, row: Row) -> Demonstration:

@@ -48,6 +48,8 @@ def test_both_labels_from_one_model_at_one_budget_and_a_second_call(
         "data.test.limit=5",
         "sft.eval_every=1",
         "sft.patience=1",
+        "eval.max_tokens=8",  # hardly trained, it writes on to the end
+        "grpo.sampling.max_tokens=8",
         "--seeds",
         "1",
         "--results",
@@ -121,10 +123,10 @@ def test_each_side_may_pretrain_on_its_own_labels(tmp_path: Path, commands: list
     base = load_config(file)
     shared = [ablation.side_overrides([], base, labels, False) for labels in ablation.LABELS]
     for overrides in shared:
-        ablation.ensure_model(file, overrides)
+        learning.ensure_model(file, overrides)
     assert [c[0] for c in commands] == ["pretrain"] and "data.labels=windows" in commands[0]
     for labels in ablation.LABELS:
-        ablation.ensure_model(file, ablation.side_overrides([], base, labels, True))
+        learning.ensure_model(file, ablation.side_overrides([], base, labels, True))
     assert [("data.labels=windows" in c, c[-1]) for c in commands[1:]] == [
         (labels == "windows", f"model={tmp_path / 'model'}-{labels}") for labels in ablation.LABELS
     ]

@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 
-from bench import frontier, frontier_chart, learning
+from bench import frontier, frontier_chart
 from bench.frontier_arms import EXPERIMENTS, FRONTIER, SFT, SWEEP
 from bench.frontier_record import changes, gain, pushes
 from proactor.config_file import load_run
 from proactor.episode_config import EpisodeConfig
 from proactor.methods.user_metrics import Outcome
-from proactor.progress import Quiet
-from proactor.training.episodes_loop import train_episodes
-from proactor.training.episodes_model import build_episode_model
 from proactor.training.method_credit import Credit
 
 CONFIG = """
@@ -46,25 +43,6 @@ def config(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.yaml"
     file.write_text(CONFIG.format(folder=tmp_path))
     return file
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Commands run in this process; what they were, with the run's name."""
-    commands: list[str] = []
-
-    def run(command: str, file: Path, overrides: Sequence[str], *flags: str) -> None:
-        settings = load_run(file, overrides)
-        assert isinstance(settings, EpisodeConfig) and settings.pretrain is not None
-        commands.append(f"{command} {settings.name}")
-        if command == "pretrain":
-            build_episode_model(settings, settings.pretrain, Quiet())
-        else:
-            train_episodes(settings, resume="--resume" in flags, fresh="--fresh" in flags)
-
-    monkeypatch.setattr(learning, "run_command", run)
-    monkeypatch.setattr(frontier, "run_command", run)
-    return commands
 
 
 def test_arms_share_stage_a_and_ended_runs_are_reused(

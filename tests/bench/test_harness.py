@@ -5,27 +5,23 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from bench import harness
 from bench.harness import check_work, gate
+from bench.probes import chat_tokenizer
 from bench.workloads import DIALOGUE, EPISODES, SHORT, Workload, gate_batch, reward
 
 TINY = Workload("tiny", (5, 9), samples=4, max_tokens=3)
 TURNS = Workload("turns", (111, 111), samples=4, max_tokens=4, turns=3, observation=14)
-RUN = (
-    "from bench.harness import compare; from bench.workloads import Workload; "
-    "from bench.probes import chat_tokenizer; "
-    "compare(%r, ['--repeats', '1', '--results', '%s'], %s)"
-)
 
 
 class FakeSide:
@@ -92,26 +88,27 @@ def test_other_work_than_asked_for_is_refused() -> None:
         )
 
 
-Compare = Callable[[Workload, str], dict[str, Any]]
+Compare = Callable[[Workload, Any], dict[str, Any]]
 
 
 @pytest.fixture
-def compare(repo_root: Path, tmp_path: Path) -> Compare:
-    def run(workload: Workload, tokenizer: str) -> dict[str, Any]:
-        env = {**os.environ, "PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1"}
-        script = RUN % (workload, tmp_path, tokenizer)
-        done = subprocess.run(
-            [sys.executable, "-c", script], cwd=repo_root, env=env, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+def compare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Compare]:
+    """Compares in this process; the sides are processes of their own."""
+
+    def run(workload: Workload, tokenizer: Any) -> dict[str, Any]:
+        found = harness.compare(workload, ["--repeats", "1", "--results", str(tmp_path)], tokenizer)
+        record: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
         (saved,) = tmp_path.glob(f"*/{workload.name}.json")
-        assert json.loads(saved.read_text()) == record
+        assert json.loads(saved.read_text()) == record == json.loads(json.dumps(found))
         assert record["speedup"] > 0
         assert record["agreement"]["gradient_max_relative_difference"] < 1e-4
         return record
 
-    return run
+    monkeypatch.setattr(harness, "logging", SimpleNamespace(disable=lambda level: None, WARNING=0))
+    with warnings.catch_warnings():
+        yield run
 
 
 needs_trl = pytest.mark.skipif(
@@ -121,7 +118,7 @@ needs_trl = pytest.mark.skipif(
 
 @needs_trl
 def test_comparison_end_to_end(compare: Compare) -> None:
-    ours, theirs = compare(TINY, "None")["sides"]
+    ours, theirs = compare(TINY, None)["sides"]
     assert ours["tokens_computed"]["train"] == 5 + 9 + 8 * (
         3 - 1
     )  # every prompt once, and no row for a last token
@@ -131,7 +128,7 @@ def test_comparison_end_to_end(compare: Compare) -> None:
 
 @needs_trl
 def test_episodes_end_to_end(compare: Compare) -> None:
-    record = compare(TURNS, "chat_tokenizer()")
+    record = compare(TURNS, chat_tokenizer())
     ours, theirs = record["sides"]
     assert theirs["tokens_computed"] == {
         "generate": 8 * sum(111 + 18 * turn + 3 for turn in range(3)),  # all that came before, at each turn

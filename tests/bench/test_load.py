@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bench import load
 from bench.load import Mix, Setting
-from bench.simulator import PAGE, Arrival, Outcome, Simulator
+from bench.simulated import PAGE, Arrival, Outcome
+from bench.simulator import Simulator
 from bench.step_times import Computed, Recorded
 from proactor.engine.controller import Controller, ControllerConfig
 from proactor.engine.load import FixedLimits, LoadPolicy

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench import learning, relatives
+from bench import relatives
 from bench.relatives import EXPERIMENTS, START, Study, measures, verdict
 from proactor.config_file import load_run
 from proactor.engine import ProactorError
 from proactor.episode_config import EpisodeConfig
-from proactor.progress import Quiet
 from proactor.scoring.bootstrap import Interval
-from proactor.training.episodes_loop import train_episodes
-from proactor.training.episodes_model import build_episode_model
 from proactor.training.method_credit import Credit
 
 CONFIG = """
@@ -48,25 +44,6 @@ method:
   name: sand
   options: {candidates: 2, iterations: 1, updates: 3, batch_tasks: 2, tasks: 1, critic: rule}
 """
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Commands run in this process; what they were, with the run's name."""
-    commands: list[str] = []
-
-    def run(command: str, file: Path, overrides: Sequence[str], *flags: str) -> None:
-        settings = load_run(file, overrides)
-        assert isinstance(settings, EpisodeConfig) and settings.pretrain is not None
-        commands.append(f"{command} {settings.name}")
-        if command == "pretrain":
-            build_episode_model(settings, settings.pretrain, Quiet())
-        else:
-            train_episodes(settings, resume="--resume" in flags, fresh="--fresh" in flags)
-
-    monkeypatch.setattr(learning, "run_command", run)
-    monkeypatch.setattr(relatives, "run_command", run)
-    return commands
 
 
 def study(folder: Path, more: str) -> Study:

@@ -168,7 +168,21 @@ def test_rows_that_are_not_whole_blocks_are_left_to_torch() -> None:
     assert not can_host(weight)
     with pytest.raises(KernelError, match="weights: 96 columns are not whole blocks of 64"):
         host(weight, dtype=torch.bfloat16)
-    assert not can_host(*weights((32, 64), (32, 128)))
+
+
+def test_weights_of_one_stack_are_alike() -> None:
+    (first,) = weights((32, 128))
+    larger = replace(
+        first, absmax=first.scales()[::2].clone(), nested_absmax=None, nested_code=None, blocksize=128
+    )
+    for other, problem in (
+        (weights((32, 64))[0], "64 columns beside 128"),
+        (larger, "blocks of 128 beside 64"),
+        (replace(first, dtype=torch.float16), "torch.float16 beside torch.bfloat16"),
+    ):
+        assert can_host(other) and not can_host(first, other)
+        with pytest.raises(KernelError, match=f"weights: {problem}"):
+            host(first, other, dtype=torch.bfloat16)
 
 
 def test_lora_trains_on_it() -> None:

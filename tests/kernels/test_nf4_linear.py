@@ -115,7 +115,7 @@ def test_what_cannot_be_repacked_is_refused() -> None:
     cases: list[tuple[tuple[NF4Tensor, ...], str]] = [
         ((), "none given"),
         ((coarse,), "blocksize 128"),
-        ((drawn((64, 65)),), "not a multiple of 64"),
+        ((drawn((64, 65)),), "65 columns are not whole blocks of 64"),
         ((replace(good, code=good.code.flip(0)),), "sixteen NF4 levels"),
         ((good, drawn((64, 128))), "columns beside"),
         ((good, drawn((64, 256), nested=False)), "nested and single-level"),

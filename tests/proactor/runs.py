@@ -16,6 +16,7 @@ from proactor.engine import ChatFormat
 from proactor.sources import load
 from proactor.training.small_model import build_model, train_tokenizer
 from proactor.training.token_rows import collate, held_out_row
+from tests.engine.engines import load as load_engine
 from tests.proactor.trained import trained_folder
 
 SIZE = SmallModel(hidden=32, layers=2, heads=2, kv_heads=1, intermediate=64, vocabulary=420, context=1024)
@@ -83,6 +84,19 @@ def config_file(folder: Path, model: Path, **changes: Any) -> Path:
 def config(folder: Path, model: Path, *overrides: str, **changes: Any) -> RunConfig:
     """The config of `values`, loaded."""
     return load_config(config_file(folder, model, **changes), overrides)
+
+
+def adapter_run(folder: Path, model: Path, **more: Any) -> Path:
+    """The folder of a run as `train` leaves it, as far as serving and exporting read it; its adapter is
+    random. ``more``: further keys of its config.
+    """
+    folder.mkdir()
+    settings = {"name": folder.name, "model": str(model), "lora": {"rank": 4, "alpha": 8}, **more}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    engine = load_engine(model)
+    engine.save_adapter(folder / "best")
+    engine.release()
+    return folder
 
 
 def length_reward(prompts: list[Any], completions: list[str], **columns: Any) -> list[float]:

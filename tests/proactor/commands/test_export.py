@@ -7,34 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from proactor.engine import Engine, LoRA, read_lora
 from proactor.server.opening import Opening
-from tests.engine.chat_templates import save_chat_model
-from tests.engine.engines import load
 from tests.proactor.commands.calls import call, refusal
-from tests.proactor.runs import config_file
+from tests.proactor.runs import adapter_run, config_file
 
 TEXT = "a line that both models read\n"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_chat_model(tmp_path_factory.mktemp("export") / "tiny", context=1024)
-
-
-@pytest.fixture(scope="module")
 def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder as `train` leaves it, as far as an export reads it."""
-    folder = tmp_path_factory.mktemp("runs") / "support"
-    folder.mkdir()
-    config = {"name": "support", "model": str(model), "lora": {"rank": 4, "alpha": 8}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    engine = load(model)
-    engine.save_adapter(folder / "best")
-    engine.release()
-    return folder
+    return adapter_run(tmp_path_factory.mktemp("runs") / "support", model)
 
 
 def scores(model: Path, adapter: Path | None = None) -> torch.Tensor:

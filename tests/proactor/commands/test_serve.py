@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from proactor.catalogs import write_catalog
 from proactor.commands.serve import _agent_routers
@@ -25,35 +24,22 @@ from proactor.engine import EngineError, LoRA, ProactorError
 from proactor.event_loop import BackgroundLoop
 from proactor.server.limits import Limits
 from proactor.server.opening import Opening
-from tests.engine.chat_templates import save_chat_model
-from tests.engine.engines import load
 from tests.proactor.commands.calls import refusal
+from tests.proactor.runs import adapter_run
 
 KEY = "a-key-of-the-first-user"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_chat_model(tmp_path_factory.mktemp("serve") / "tiny", context=1024)
-
-
-@pytest.fixture(scope="module")
 def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder as `train` leaves it, as far as a server reads it."""
-    folder = tmp_path_factory.mktemp("runs") / "support"
-    folder.mkdir()
-    config = {
-        "name": "support",
-        "model": str(model),
-        "lora": {"rank": 4, "alpha": 8},
-        "engine": {"kv_tokens": 2048},
-        "data": {"path": "/gone"},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    folder = adapter_run(
+        tmp_path_factory.mktemp("runs") / "support",
+        model,
+        engine={"kv_tokens": 2048},
+        data={"path": "/gone"},
+    )
     write_catalog(Catalog(tools=(Tool(name="status"),)), folder / "catalog.json")
-    engine = load(model)
-    engine.save_adapter(folder / "best")
-    engine.release()
     return folder
 
 

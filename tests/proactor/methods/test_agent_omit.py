@@ -21,24 +21,19 @@ from proactor.environments.player import PlayConfig
 from proactor.environments.protocol import Call, Opening, Outcome
 from proactor.environments.scripted import Move, play
 from proactor.methods import agent_omit
-from proactor.methods.agent_omit import (
+from proactor.methods.agent_omit import AgentOmit, groups_of, partials, rewards
+from proactor.methods.omit_format import (
     INSTRUCTION,
-    AgentOmit,
-    Omittable,
     OmittingPlayer,
     OmitTurn,
     OmitWording,
-    cold_start,
     edited,
-    groups_of,
-    lessons,
     marker,
     omission,
     omit_turns,
-    partials,
     read_omissions,
-    rewards,
 )
+from proactor.methods.omit_lessons import Omittable, cold_start, lessons, omitting_at_random
 from tests.engine.engines import load
 from tests.engine.sessions import run
 from tests.proactor.methods.episodes import episode
@@ -393,10 +388,10 @@ def test_lessons_are_each_omission_alone_and_the_episode_with_all(
 
 
 def test_random_omissions_depend_on_the_task_alone(taught: Demonstration) -> None:
-    one, two = (agent_omit.omitting_at_random(taught) for _ in range(2))
+    one, two = (omitting_at_random(taught) for _ in range(2))
     assert one.left_out == two.left_out and one.said == taught.said
     other = replace(taught, played=replace(taught.played, episode=replace(taught.played.episode, task="b")))
-    drawn = {agent_omit.omitting_at_random(replace(other)).left_out, one.left_out}
+    drawn = {omitting_at_random(replace(other)).left_out, one.left_out}
     assert all(n <= 3 for found in drawn for n in found.thoughts) and all(
         n <= 2 for found in drawn for n in found.results
     )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from proactor.engine import GRPO, Engine, Group, Sample, Sampling
-from proactor.engine import logprobs as scoring
 from proactor.environments.episode import Episode, Turn
 from proactor.environments.protocol import Call
 from proactor.methods.infopo import information_gains, masked
@@ -29,20 +27,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Engine:
     return load(folder)
-
-
-@pytest.fixture
-def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows of each pass that scores."""
-    seen: list[int] = []
-    whole = scoring.tree_logprobs
-
-    def counted(decoder: Any, tree: Any, adapter: bool) -> Any:
-        seen.append(tree.rows)
-        return whole(decoder, tree, adapter)
-
-    monkeypatch.setattr(scoring, "tree_logprobs", counted)
-    return seen
 
 
 def rollouts(engine: Engine, temperature: float = 1.0) -> list[Episode]:
@@ -130,22 +114,22 @@ def added(episodes: list[Episode]) -> int:
     return len(episodes) * sum(map(len, OBSERVATIONS)) + next_actions(episodes)
 
 
-def test_masked_passes_add_feedback_and_next_action(engine: Engine, rows: list[int]) -> None:
+def test_masked_passes_add_feedback_and_next_action(engine: Engine, scored_rows: list[int]) -> None:
     episodes = rollouts(engine)
-    rows.clear()
+    scored_rows.clear()
     information_gains(engine, episodes, PLACEHOLDER)
-    assert len(rows) == 1
-    assert trunk(episodes) < rows[0] <= trunk(episodes) + added(episodes)
+    assert len(scored_rows) == 1
+    assert trunk(episodes) < scored_rows[0] <= trunk(episodes) + added(episodes)
 
 
-def test_in_deterministic_mode_each_episode_is_a_tree(folder: Path, rows: list[int]) -> None:
+def test_in_deterministic_mode_each_episode_is_a_tree(folder: Path, scored_rows: list[int]) -> None:
     """And what the sampler recorded equals what is scored again, to the bit."""
     engine = load(folder, deterministic=True)
     episodes = rollouts(engine)
-    rows.clear()
+    scored_rows.clear()
     gains = information_gains(engine, episodes, PLACEHOLDER)
     whole = sum(len(e.sample.prompt_ids) + e.turns[2].observation[0] for e in episodes)
-    assert len(rows) == 2 and whole < sum(rows) <= whole + added(episodes)
+    assert len(scored_rows) == 2 and whole < sum(scored_rows) <= whole + added(episodes)
     for episode in episodes:
         episode.sample.policy_logprobs = []
     assert information_gains(engine, episodes, PLACEHOLDER) == gains
@@ -167,26 +151,28 @@ def test_recorded_values_serve_only_at_temperature_one(engine: Engine, temperatu
     assert [g for found in nothing for g in found[:3]] == pytest.approx(expected, abs=1e-4)
 
 
-def test_old_recordings_are_scored_again(folder: Path, rows: list[int]) -> None:
+def test_old_recordings_are_scored_again(folder: Path, scored_rows: list[int]) -> None:
     engine = load(folder)
     episodes = rollouts(engine)
     for episode, reward in zip(episodes, (0.0, 1.0), strict=True):
         episode.sample.reward = reward
     engine.train([Group(episodes[0].sample.prompt_ids, [e.sample for e in episodes])], GRPO(lr=0.05))
-    rows.clear()
+    scored_rows.clear()
     gains = information_gains(engine, episodes, PLACEHOLDER)
-    assert trunk(episodes) < sum(rows) <= trunk(episodes) + added(episodes) + next_actions(episodes)
+    assert trunk(episodes) < sum(scored_rows) <= trunk(episodes) + added(episodes) + next_actions(episodes)
     expected = [brute_force(engine, e, t) for e in episodes for t in range(3)]
     assert [g for found in gains for g in found[:3]] == pytest.approx(expected, abs=1e-4)
 
 
-def test_feedback_equal_to_the_placeholder_has_no_gain_and_no_pass(engine: Engine, rows: list[int]) -> None:
+def test_feedback_equal_to_the_placeholder_has_no_gain_and_no_pass(
+    engine: Engine, scored_rows: list[int]
+) -> None:
     (episode, _) = rollouts(engine)
     start, end = episode.turns[0].observation
     episode.sample.token_ids[start:end] = masked(end - start, PLACEHOLDER)
-    rows.clear()
+    scored_rows.clear()
     gains = information_gains(engine, [episode], PLACEHOLDER)
     assert gains[0][0] == 0.0 and gains[0][1] != 0.0
     only = Episode("toy", "one", 0, episode.sample, episode.turns[:2], "turns", 4)
-    rows.clear()
-    assert information_gains(engine, [only], PLACEHOLDER) == [[0.0, None]] and not sum(rows)
+    scored_rows.clear()
+    assert information_gains(engine, [only], PLACEHOLDER) == [[0.0, None]] and not sum(scored_rows)

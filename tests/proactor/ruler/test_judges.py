@@ -13,10 +13,7 @@ import torch
 
 from proactor.endpoint import Endpoint
 from proactor.endpoint_errors import EndpointSetupError
-from proactor.engine import Engine, Sampling, logprobs
-from proactor.engine.layout import Layout
-from proactor.engine.model import Decoder
-from proactor.engine.tree import Tree
+from proactor.engine import Engine, Sampling
 from proactor.ruler import EndpointJudge, EngineJudge, Rubric, Ruler, RulerError
 from proactor.ruler.question import Question
 from proactor.ruler.verdict import Verdict, read_verdict
@@ -195,18 +192,10 @@ def test_each_number_is_the_mean_over_what_may_be_said_next(engine: Engine) -> N
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_dialogue_is_computed_once_for_all_its_turns(
-    folder: Path, deterministic: bool, monkeypatch: pytest.MonkeyPatch
+    folder: Path, deterministic: bool, scored_rows: list[int]
 ) -> None:
     """In deterministic mode too, where only what is named as one tree shares anything."""
     engine = load(folder, kv_tokens=8192, page_size=16, deterministic=deterministic)
-    rows: list[int] = []
-    plain = logprobs.tree_logprobs
-
-    def counted(decoder: Decoder, tree: Tree, adapter: bool) -> tuple[torch.Tensor, Layout]:
-        rows.append(tree.rows)
-        return plain(decoder, tree, adapter)
-
-    monkeypatch.setattr(logprobs, "tree_logprobs", counted)
     groups = [group(FULL, PART, turn=t) for t in (1, 2, 3)]
     ruler, judge = Ruler(EngineJudge(engine), MINE, grading=SHORT), EngineJudge(engine)
     asked = [Question.of(g, SHORT).ask(MINE, 0) for g in groups]
@@ -214,7 +203,10 @@ def test_a_dialogue_is_computed_once_for_all_its_turns(
     quoted = sum(
         len(slot.before) for request in asked for slot in judge.slots(request) if slot.part == "score"
     )
-    assert len(rows) == 1 and rows[0] < 0.75 * sum(len(judge.prompt(r)) for r in asked) + 1.3 * quoted
+    assert (
+        len(scored_rows) == 1
+        and scored_rows[0] < 0.75 * sum(len(judge.prompt(r)) for r in asked) + 1.3 * quoted
+    )
     engine.release()
 
 

@@ -16,23 +16,17 @@ from proactor.environments.gyms import catalog
 from proactor.progress import Quiet
 from proactor.training.episodes_loop import train_episodes
 from tests.proactor.environments.worlds import RELEASE, Gym
-from tests.proactor.training.episodes import PLAY, GuessGym, calling_folder, config, guess_folder
+from tests.proactor.training.episodes import PLAY, calling_folder, config
 from tests.proactor.training.test_loop import rows
 
 
 @pytest.fixture(scope="module", autouse=True)
-def gyms() -> Iterator[None]:
+def gyms(guess: None) -> Iterator[None]:
     RELEASE.clear()  # other modules set it when they end
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalog.GYMS, "guess", GuessGym)
         patch.setitem(catalog.GYMS, "bad", Gym)
         yield
     RELEASE.set()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return guess_folder(tmp_path_factory.mktemp("guess") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +94,7 @@ REPLIES = {
 
 
 def test_replies_that_make_no_sense_have_their_results(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    guess_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the agent draws is taken for one of REPLIES, in turn."""
     read, replies = ToolChat.read, itertools.cycle(REPLIES.values())
@@ -109,7 +103,7 @@ def test_replies_that_make_no_sense_have_their_results(
         return read(self, self.template.chat.encode_answer(next(replies)), stop)
 
     monkeypatch.setattr(ToolChat, "read", taken)
-    steps, episodes, _ = trained(tmp_path, model, {"gym": "guess"}, "grpo.n=16", "grpo.batch_tasks=4")
+    steps, episodes, _ = trained(tmp_path, guess_model, {"gym": "guess"}, "grpo.n=16", "grpo.batch_tasks=4")
     ended: dict[str, int] = {}
     seen = set()
     for episode in episodes:
@@ -198,10 +192,10 @@ def test_a_gym_that_cannot_be_had_stops_the_run_and_says_why(counting: Path, tmp
     assert all(not episode["turns"] for episode in episodes)
 
 
-def test_credits_that_would_turn_signs_around_are_one_line(model: Path, tmp_path: Path) -> None:
+def test_credits_that_would_turn_signs_around_are_one_line(guess_model: Path, tmp_path: Path) -> None:
     """Rewards below 0 with a credit by reward-to-go: the method refuses, naming the episode."""
     environment = {"gym": "guess", "options": {"right": -1.0}}
     method = {"name": "userrl", "options": {"turns": "r2g"}}
     with pytest.raises(ProactorError, match=r"turn credits \(r2g\) add up to -") as refused:
-        trained(tmp_path, model, environment, "grpo.n=16", method=method)
+        trained(tmp_path, guess_model, environment, "grpo.n=16", method=method)
     assert "\n" not in str(refused.value) and "episode of guess 'train-" in str(refused.value)

@@ -17,7 +17,6 @@ from proactor.config_file import load_config, load_run
 from proactor.engine import GRPO, Engine, Group, GRPOLoss
 from proactor.engine.model import Decoder
 from proactor.environments.episode import Episode
-from proactor.environments.gyms import catalog
 from proactor.episode_config import EpisodeConfig, EpisodeEval, EpisodeSFT, MethodOptions
 from proactor.methods.user_metrics import metrics
 from proactor.progress import Quiet, Stopped
@@ -29,34 +28,24 @@ from proactor.training.runs import Run, RunError
 from proactor.training.steps import batch_and_others
 from tests.proactor.commands.calls import call, refusal
 from tests.proactor.methods.episodes import episode
-from tests.proactor.training.episodes import GuessGym, config, guess_folder
+from tests.proactor.training.episodes import config
 from tests.proactor.training.test_loop import Asks, assert_equal, rows
 
-
-@pytest.fixture(scope="module", autouse=True)
-def guess() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalog.GYMS, "guess", GuessGym)
-        yield
+pytestmark = pytest.mark.usefixtures("guess")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return guess_folder(tmp_path_factory.mktemp("guess") / "model")
-
-
-@pytest.fixture(scope="module")
-def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(guess_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody disturbed."""
-    settings = config(tmp_path_factory.mktemp("finished"), model)
+    settings = config(tmp_path_factory.mktemp("finished"), guess_model)
     train_episodes(settings)
     return settings.folder
 
 
 @pytest.fixture(scope="module")
-def arena(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Arena:
+def arena(guess_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Arena:
     """An arena whose model was not trained; some tasks break, and the reward line is shown."""
-    settings = config(tmp_path_factory.mktemp("arena"), model)
+    settings = config(tmp_path_factory.mktemp("arena"), guess_model)
     broken = settings.environment.model_copy(
         update={
             "options": {"broken": 8},
@@ -122,7 +111,7 @@ def test_the_test_episodes_are_kept(finished: Path) -> None:
 
 
 def test_a_run_ends_with_the_adapter_that_its_config_names(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    guess_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     load = Engine.load_adapter
@@ -132,14 +121,14 @@ def test_a_run_ends_with_the_adapter_that_its_config_names(
     short = {"lr": 1e-2, "n": 2, "batch_tasks": 1, "steps": 1, "eval_every": 1}
     for adapter in ("last", "best"):
         ending = {"adapter": adapter, "resamples": 100, "limit": 1}
-        settings = config(tmp_path, model, name=adapter, grpo=short, eval=ending)
+        settings = config(tmp_path, guess_model, name=adapter, grpo=short, eval=ending)
         summary = train_episodes(settings)
         assert summary["adapter"] == adapter and ("chosen" in summary) == (adapter == "best")
     assert asked == ["start", "last", "start", "best"]
 
 
-def test_a_stopped_run_continues_bitwise(finished: Path, model: Path, tmp_path: Path) -> None:
-    settings = config(tmp_path, model, "save_every=100")
+def test_a_stopped_run_continues_bitwise(finished: Path, guess_model: Path, tmp_path: Path) -> None:
+    settings = config(tmp_path, guess_model, "save_every=100")
     with pytest.raises(Stopped, match="after step 3, saved"):
         train_episodes(settings, resume=True, ui=Asks(3))
     train_episodes(settings, resume=True)
@@ -156,7 +145,7 @@ class Heard(Quiet):
         self.lines.append(text)
 
 
-def test_steps_without_spread_stop_the_run(model: Path, tmp_path: Path) -> None:
+def test_steps_without_spread_stop_the_run(guess_model: Path, tmp_path: Path) -> None:
     """A world without rewards, and no prices: all groups are flat."""
     environment = {
         "gym": "guess",
@@ -166,7 +155,7 @@ def test_steps_without_spread_stop_the_run(model: Path, tmp_path: Path) -> None:
     }
     settings = config(
         tmp_path,
-        model,
+        guess_model,
         "grpo.steps=9",
         "grpo.max_flat_steps=2",
         "eval.final=false",
@@ -444,9 +433,9 @@ def test_the_example_builds_a_model_and_runs_both_stages(
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(
-    override: str, message: str, model: Path, tmp_path: Path
+    override: str, message: str, guess_model: Path, tmp_path: Path
 ) -> None:
-    settings = config(tmp_path, model, override)
+    settings = config(tmp_path, guess_model, override)
     with pytest.raises(ConfigError) as refused:
         train_episodes(settings)
     assert message in str(refused.value) and "\n" not in str(refused.value)
@@ -468,18 +457,18 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
     ],
 )
 def test_a_config_that_cannot_be_is_one_line(
-    override: str, message: str, model: Path, tmp_path: Path
+    override: str, message: str, guess_model: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        config(tmp_path, model, override)
+        config(tmp_path, guess_model, override)
     line = str(refused.value)
     assert message in line and "\n" not in line and f"override {override!r}" in line
 
 
 def test_commands_of_dialogues_refuse_an_environment(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    guess_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config(tmp_path, model)
+    config(tmp_path, guess_model)
     file = tmp_path / "tiny.yaml"
     with pytest.raises(ConfigError, match="environment: a run in an environment"):
         load_config(file)

@@ -7,26 +7,14 @@ from typing import Any
 
 import pytest
 
-from proactor.engine import logprobs as scoring
-from proactor.environments.gyms import catalog
 from proactor.methods.infopo import feedback_span
 from proactor.training.episodes import Arena
 from proactor.training.episodes_loop import train_episodes
 from proactor.training.method_credit import Credit, frame
-from tests.proactor.training.episodes import PLAY, GuessGym, config, guess_folder
+from tests.proactor.training.episodes import PLAY, config
 from tests.proactor.training.test_loop import rows
 
-
-@pytest.fixture(scope="module", autouse=True)
-def guess() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalog.GYMS, "guess", GuessGym)
-        yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return guess_folder(tmp_path_factory.mktemp("guess") / "model")
+pytestmark = pytest.mark.usefixtures("guess")
 
 
 def failing(folder: Path, model: Path, method: str) -> dict[str, Any]:
@@ -46,8 +34,8 @@ def failing(folder: Path, model: Path, method: str) -> dict[str, Any]:
     return row
 
 
-def test_groups_that_all_fail_teach_infopo_and_not_grpo(model: Path, tmp_path: Path) -> None:
-    outcome, information = (failing(tmp_path / name, model, name) for name in ("userrl", "infopo"))
+def test_groups_that_all_fail_teach_infopo_and_not_grpo(guess_model: Path, tmp_path: Path) -> None:
+    outcome, information = (failing(tmp_path / name, guess_model, name) for name in ("userrl", "infopo"))
     assert outcome["score"] == information["score"] == 0
     assert outcome["grad_norm"] == 0 and outcome["zero_gradient"] == 1 and outcome["flat_steps"] == 1
     assert outcome["groups_with_spread"] == 0 and outcome["groups_without_spread"] == 3
@@ -57,20 +45,13 @@ def test_groups_that_all_fail_teach_infopo_and_not_grpo(model: Path, tmp_path: P
 
 
 def test_masked_passes_cost_the_feedback_and_the_next_action(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    guess_model: Path, tmp_path: Path, scored_rows: list[int]
 ) -> None:
     """Of played episodes the sampler's log-probabilities are the unmasked pass: no row is computed twice."""
-    settings = config(tmp_path, model, method={"name": "infopo"})
+    settings = config(tmp_path, guess_model, method={"name": "infopo"})
     arena = Arena.open(settings)
     groups, _ = arena.play(["train-8-0", "train-9-1"], n=4, iteration=1, epoch=0)
-    seen: list[int] = []
-    whole = scoring.tree_logprobs
-
-    def counted(decoder: Any, tree: Any, adapter: bool) -> Any:
-        seen.append(tree.rows)
-        return whole(decoder, tree, adapter)
-
-    monkeypatch.setattr(scoring, "tree_logprobs", counted)
+    scored_rows.clear()
     Credit.of(settings.method).groups(groups, arena.engine, arena.chat, 0)
     trunks = masked = 0
     for episode in (e for group in groups for e in group):
@@ -81,4 +62,4 @@ def test_masked_passes_cost_the_feedback_and_the_next_action(
         for t in valid:
             (start, end), (begin, stop) = episode.turns[t].observation, episode.turns[t + 1].action
             masked += end - start + stop - begin
-    assert masked > 0 and 0 < sum(seen) <= trunks + masked
+    assert masked > 0 and 0 < sum(scored_rows) <= trunks + masked

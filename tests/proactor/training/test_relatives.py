@@ -9,25 +9,19 @@ from typing import Any
 import pytest
 
 from proactor.config import ConfigError
-from proactor.environments.gyms import catalog
 from proactor.environments.gyms.function_family import FunctionFamily
 from proactor.episode_config import EpisodeConfig
-from proactor.methods.agent_omit import OmitWording, omission
+from proactor.methods.omit_format import OmitWording, omission
 from proactor.progress import Stopped
 from proactor.training.episodes_loop import train_episodes
-from tests.proactor.training.episodes import Guess, GuessGym, calling_folder, config
+from tests.proactor.training.episodes import Guess, calling_folder, config
 from tests.proactor.training.test_loop import Asks, assert_equal, rows
+
+pytestmark = pytest.mark.usefixtures("guess")
 
 PLAY = {"sampling": {"max_tokens": 24}, "max_tokens": 300}
 FAMILY = {"signs": "+-", "largest": 2, "train": 7, "test": 2, "seed": 0, "max_turns": 4}
 OMIT = {"name": "agent_omit", "options": {"instruct": False}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def guess() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalog.GYMS, "guess", GuessGym)
-        yield
 
 
 @pytest.fixture(scope="module")

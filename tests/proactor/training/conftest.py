@@ -1,0 +1,24 @@
+"""The guessing world of `episodes`, and the model that plays it, which tests of its runs share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proactor.environments.gyms import catalog
+from tests.proactor.training.episodes import GuessGym, guess_folder
+
+
+@pytest.fixture(scope="module")
+def guess() -> Iterator[None]:
+    """The gym ``guess`` is known while a module's tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(catalog.GYMS, "guess", GuessGym)
+        yield
+
+
+@pytest.fixture(scope="session")
+def guess_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return guess_folder(tmp_path_factory.mktemp("guess") / "model")
