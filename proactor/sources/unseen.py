@@ -84,14 +84,9 @@ class Unseen(BaseModel):
 
     def _at_most_each(self, tested: Sequence[Dialogue], most: int, seed: int) -> list[Dialogue]:
         """``tested`` in order, with at most ``most`` dialogues of either unseen kind."""
-        kinds: dict[str, list[str]] = {}
-        for dialogue in tested:
-            kinds.setdefault(self.kind(dialogue), []).append(dialogue.id)
-        kept = {
-            id
-            for kind, ids in kinds.items()
-            for id in (ids if kind == "seen" else sample(ids, str, most, seed))
-        }
+        kept: set[str] = set()
+        for kind, limit in (("unseen_domain", most), ("unseen_tool", most), ("seen", None)):
+            kept.update(sample([d.id for d in tested if self.kind(d) == kind], str, limit, seed))
         return [dialogue for dialogue in tested if dialogue.id in kept]
 
     def describe_unknown(self, corpus: Corpus) -> str:
