@@ -212,16 +212,18 @@ def ids_by_novelty(bench: RewardRuns, run: Run) -> dict[str, set[str]]:
     return dict(sorted(ids.items()))
 
 
-def fires_by_tool(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Of each tool called for or proposed in the test part: its references and, before and after, the first
-    fires and the right ones among them; means over the runs.
+def fires_by_tool(
+    runs: Sequence[Run], sides: Sequence[str] = ("before", "after")
+) -> dict[str, dict[str, Any]]:
+    """Of each tool called for or proposed in the test part: its references and, for each of ``sides``, the
+    first fires and the right ones among them; means over the runs.
     """
     tools: dict[str, dict[str, Any]] = {}
     for run in runs:
         dialogues, evaluations = load_evaluations(run.folder / "evaluations.json")
-        for side in ("before", "after"):
+        for side in sides:
             for name, rows in tool_contributions(dialogues, evaluations[side]).items():
-                zeros = {key: {"fires": 0.0, "right": 0.0} for key in ("before", "after")}
+                zeros = {key: {"fires": 0.0, "right": 0.0} for key in sides}
                 line = tools.setdefault(name, {"references": 0.0, **zeros})
                 sums = aggregate(rows)
                 line["references"] = sums["references"]

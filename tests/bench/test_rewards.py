@@ -136,13 +136,17 @@ def test_unseen_domains_and_tools_have_results_of_their_own(
     assert part["after"] == {key: pytest.approx(own[key]) for key in KEYS}
     assert part["after"]["reward"] != pytest.approx(results["rewards"]["rac"]["after"]["reward"])
     tools = results["rewards"]["rac"]["tools"]
-    assert tools["set_alarm"]["references"] == sum(
-        r.name == "set_alarm" for d in played for r in d.references
-    )
-    for side in ("before", "after"):
+    wanted = [r.name for d in played for r in d.references]
+    assert tools["set_alarm"]["references"] == wanted.count("set_alarm")
+    sides = ("before", "always", "values_seen")  # policies too: this model gets nothing right
+    run = Run(tmp_path / "runs/new-rac-1u-s0")
+    counted = rewards.fires_by_tool([run, run], sides)
+    assert all(counted[tool]["before"] == tools[tool]["before"] for tool in tools.keys() & counted.keys())
+    for side in sides:
         whole = aggregate(named[side].contributions)
         for count, key in (("fires", "first_fires"), ("right", "first_hits")):
-            assert sum(line[side][count] for line in tools.values()) == pytest.approx(whole[key])
+            assert sum(line[side][count] for line in counted.values()) == pytest.approx(whole[key])
+    assert counted["set_alarm"]["values_seen"]["right"] > 0
 
 
 def test_the_budget_becomes_updates_once(
