@@ -86,7 +86,7 @@ class RewardRuns:
     def options(self, reward: str) -> dict[str, Any]:
         """A reward's options: those of the config's metric that the reward has too, and the judge."""
         base = self.base
-        configured = base.reward_options if base.reward == "weighted_metric" else {}
+        configured = _metric_options(base)
         metric = {k: v for k, v in configured.items() if k in MetricOptions.model_fields}
         consistency = {k: v for k, v in metric.items() if k in ("waiting", "theta")}
         judged = {"judge": self.judge, **self.ruler}
@@ -99,6 +99,13 @@ class RewardRuns:
             "custom_ruler": judged,
             "adaptive_ruler": judged | {"metric_options": metric},
         }.get(reward, {})
+
+
+def _metric_options(base: RunConfig) -> dict[str, Any]:
+    """The options of the weighted metric that the config trains on or, with another reward, evaluates by."""
+    if base.reward == "weighted_metric":
+        return dict(base.reward_options)
+    return dict(base.eval.reward_options) if base.eval.reward in (None, "weighted_metric") else {}
 
 
 def evaluation_overrides(base: RunConfig) -> list[str]:

@@ -1,19 +1,20 @@
 """What does each reward of the family train? One supervised start, the same number of updates, several seeds.
 
     python -m bench.rewards [CONFIG …] [--seeds 3] [--core-seeds 5] [--rewards rac …] [--budget-seconds 120]
-        [--judge rule] [--set key=value …]
+        [--updates 20] [--judge rule] [--set key=value …]
 
 On the first config (configs/sgd-small.yaml) every reward is trained with ``--seeds``, on the others
 (configs/star-small.yaml) only rac, custom_ruler and adaptive_ruler; these three with ``--core-seeds``. The
 budget is in seconds of the weighted metric's training steps, measured once: all rewards get the number of
-updates that fit. A supervised stage runs once and gives every run its start. Evaluations are the same for
-all: test dialogues, scored by the config's metric reward, never by the judge. The metric reward also selects
-each run's adapter on dev.
+updates that fit. ``--updates`` gives their number instead, and nothing is measured. A supervised stage runs
+once and gives every run its start. Evaluations are the same for all: test dialogues, scored by the config's
+metric reward, never by the judge. The metric reward also selects each run's adapter on dev.
 
 Runs are processes, reused when the command is repeated (see `bench.learning`). Prints a table per config,
 with paired bootstrap intervals clustered by dialogue. Writes ``bench/results/<machine>/rewards.json``
 (``rewards-<judge>.json`` for judges other than the rules) after every reward. Where a config tests on unseen
-domains and tools (configs/sgd-unseen.yaml), each kind has its own rows.
+domains and tools (configs/sgd-unseen.yaml), each kind has its own rows, and the record counts the fires of
+each tool.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from rich.table import Table
 from bench.learning import RIVALS, difference, grpo_seconds, parsed_shares, recorded_config
 from bench.records import add_results, decimal, record_file, stamp, write_json
 from bench.reward_runs import RewardRuns
+from proactor.evaluation.breakdown import tool_contributions
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_evaluations
 from proactor.scoring.arrays import mean_defined
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         if seeds:
             bench = RewardRuns(config, tuple(options.set), options.judge, options.ruler)
-            run_config(bench, seeds, options.budget_seconds, record, file)
+            run_config(bench, seeds, options.updates, options.budget_seconds, record, file)
     print(f"record: {file}")
 
 
@@ -92,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--core-seeds", type=int, default=5, help=f"seeds of {', '.join(CORE)}")
     parser.add_argument("--budget-seconds", type=float, default=120.0)
+    parser.add_argument("--updates", type=int, help="updates of a run [default: what fits the budget]")
     parser.add_argument(
         "--judge",
         type=yaml.safe_load,
@@ -109,11 +112,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run_config(
-    bench: RewardRuns, seeds: Mapping[str, int], budget: float, record: dict[str, Any], file: Path
+    bench: RewardRuns,
+    seeds: Mapping[str, int],
+    updates: int | None,
+    budget: float,
+    record: dict[str, Any],
+    file: Path,
 ) -> None:
     """Train every reward of ``seeds`` (reward -> number of seeds) on one config; write after each."""
     start = bench.start()
-    updates = bench.updates(start, budget)
+    updates = updates or bench.updates(start, budget)
     runs: dict[str, list[Run]] = {}
     for reward, count in seeds.items():
         runs[reward] = [bench.train(reward, seed, start, updates) for seed in range(count)]
@@ -170,6 +178,7 @@ def reward_result(bench: RewardRuns, reward: str, runs: Sequence[Run], rac: Sequ
             }
             for name, ids in ids_by_novelty(bench, runs[0]).items()
         },
+        "tools": fires_by_tool(runs) if bench.base.data.unseen else {},
         "parsed": parsed_shares([_evaluations(run) for run in runs]),
         "seconds": fmean(grpo_seconds(run) for run in runs),
         "seconds_judging": sum(row.get("seconds_judging", 0.0) for row in rows) / len(runs),
@@ -193,14 +202,34 @@ def contributions_of(runs: Sequence[Run], name: str) -> ContributionsBySeed:
 
 
 def ids_by_novelty(bench: RewardRuns, run: Run) -> dict[str, set[str]]:
-    """Ids of the test dialogues by novelty (unseen_domain, else unseen_tool); empty without such a split."""
+    """Ids of the test dialogues by novelty (`Unseen.kind`); empty without such a split."""
     unseen = bench.base.data.unseen
     if not unseen:
         return {}
     ids: dict[str, set[str]] = {}
     for dialogue in load_evaluations(run.folder / "evaluations.json")[0]:
-        ids.setdefault(unseen.reason(dialogue), set()).add(dialogue.id)
+        ids.setdefault(unseen.kind(dialogue), set()).add(dialogue.id)
     return dict(sorted(ids.items()))
+
+
+def fires_by_tool(
+    runs: Sequence[Run], sides: Sequence[str] = ("before", "after")
+) -> dict[str, dict[str, Any]]:
+    """Of each tool called for or proposed in the test part: its references and, for each of ``sides``, the
+    first fires and the right ones among them; means over the runs.
+    """
+    tools: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        dialogues, evaluations = load_evaluations(run.folder / "evaluations.json")
+        for side in sides:
+            for name, rows in tool_contributions(dialogues, evaluations[side]).items():
+                zeros = {key: {"fires": 0.0, "right": 0.0} for key in sides}
+                line = tools.setdefault(name, {"references": 0.0, **zeros})
+                sums = aggregate(rows)
+                line["references"] = sums["references"]
+                line[side]["fires"] += (sums["first_fires"] or 0.0) / len(runs)
+                line[side]["right"] += (sums["first_hits"] or 0.0) / len(runs)
+    return dict(sorted(tools.items()))
 
 
 def select_dialogues(runs: ContributionsBySeed, ids: Collection[str]) -> ContributionsBySeed:
@@ -235,6 +264,18 @@ def show(name: str, result: Mapping[str, Any]) -> None:
             label = f"  {part.replace('_', ' ')} ({values['dialogues']})"
             table.add_row(label, "", *_metric_cells(values["after"]), *_f1_cells(values), "", "")
     Console(width=220).print(table)
+    _show_tools(result)
+
+
+def _show_tools(result: Mapping[str, Any]) -> None:
+    """Print how often each tool was fired, and rightly, in the test part; nothing without unseen ones."""
+    for reward, row in result["rewards"].items():
+        for tool, counts in row["tools"].items():
+            told = "; ".join(
+                f"{side} {counts[side]['right']:.1f} right of {counts[side]['fires']:.1f}"
+                for side in ("before", "after")
+            )
+            print(f"{reward}, {tool}: {counts['references']:.0f} wanted; {told}")
 
 
 def _metric_cells(metrics: Mapping[str, float | None]) -> list[str]:

@@ -165,6 +165,7 @@ class Stages(ABC):
 
     def go(self) -> None:
         """Both phases from the current position to the end."""
+        self.ui.say(f"base linears: {'; '.join(self.engine.linear_forms)}")
         if self.position.phase == "sft" and self.config.sft is not None:
             self.supervise(self.config.sft)
         if self.stage_b is not None and self.position.phase in ("sft", self.later):

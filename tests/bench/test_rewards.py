@@ -116,7 +116,7 @@ def test_unseen_domains_and_tools_have_results_of_their_own(
         "test": {"split": None, "limit": 6},
     }
     file = config(tmp_path, model, "new", sft=None, data=data)
-    given = "--rewards rac adaptive_ruler --core-seeds 1 --budget-seconds 1 --results".split()
+    given = "--rewards rac adaptive_ruler --core-seeds 1 --updates 1 --results".split()
     rewards.main([str(file), *given, str(tmp_path)])
     (record,) = tmp_path.glob("*/rewards.json")
     results = json.loads(record.read_text())["configs"]["new"]
@@ -135,6 +135,18 @@ def test_unseen_domains_and_tools_have_results_of_their_own(
     assert 0 < part["dialogues"] == len(dining) < 6
     assert part["after"] == {key: pytest.approx(own[key]) for key in KEYS}
     assert part["after"]["reward"] != pytest.approx(results["rewards"]["rac"]["after"]["reward"])
+    tools = results["rewards"]["rac"]["tools"]
+    wanted = [r.name for d in played for r in d.references]
+    assert tools["set_alarm"]["references"] == wanted.count("set_alarm")
+    sides = ("before", "always", "values_seen")  # policies too: this model gets nothing right
+    run = Run(tmp_path / "runs/new-rac-1u-s0")
+    counted = rewards.fires_by_tool([run, run], sides)
+    assert all(counted[tool]["before"] == tools[tool]["before"] for tool in tools.keys() & counted.keys())
+    for side in sides:
+        whole = aggregate(named[side].contributions)
+        for count, key in (("fires", "first_fires"), ("right", "first_hits")):
+            assert sum(line[side][count] for line in counted.values()) == pytest.approx(whole[key])
+    assert counted["set_alarm"]["values_seen"]["right"] > 0
 
 
 def test_the_budget_becomes_updates_once(
@@ -159,6 +171,8 @@ def test_options_and_names(model: Path, tmp_path: Path) -> None:
     file = config(tmp_path, model, "one")
     plain, engine = RewardRuns(file, ()), RewardRuns(file, (), {"kind": "engine"}, {"grading": "Grade."})
     assert plain.options("rac") == {"waiting": "ready"} and plain.options("weighted_metric") == OPTIONS
+    given = ("reward=max_rac", "reward_options={}", f"eval.reward_options={json.dumps(OPTIONS)}")
+    assert RewardRuns(file, given).options("weighted_metric") == OPTIONS, "those it is evaluated by"
     assert plain.options("adaptive_ruler") == {"judge": "rule", "metric_options": OPTIONS}
     assert engine.options("custom_ruler") == {"judge": {"kind": "engine"}, "grading": "Grade."}
     assert (

@@ -73,6 +73,7 @@ def test_train_names_the_chosen_step(trained: Path, capsys: pytest.CaptureFixtur
     frozen = ("name=frozen", "sft=null", "grpo.steps=1", "grpo.lr=1e-12")
     call("train", trained, *frozen, "grpo.eval_every=1", "eval.metric=first_fire_f1")
     said = capsys.readouterr().out
+    assert said.count("base linears: dense float32") == 1
     assert "GRPO never beat its start (best step 0): first-fire F1 on dev" in " ".join(said.split())
     assert "after: the start, GRPO never beat it" in said and "without spread" in " ".join(said.split())
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
+from pydantic import ValidationError
 
 from proactor.dialogue import Dialogue, Reference
 from proactor.dialogue.catalog import Catalog, Tool
-from proactor.sources.corpus import Corpus, make_corpus
+from proactor.sources.corpus import Corpus, make_corpus, split_of
 from proactor.sources.unseen import Unseen
 from tests.proactor.dialogues import users
 
@@ -91,3 +94,38 @@ def test_unknown_names_are_told_with_what_there_is() -> None:
         tools=("call", "zzz")
     ).describe_unknown(FOUND)
     assert not Unseen() and Unseen(tools=("call",))
+
+
+MANY: Corpus = make_corpus(
+    CATALOG,
+    [
+        dialogue(f"{kind}-{i}", domain, tool)
+        for i in range(60)
+        for kind, domain, tool in (
+            ("domain", "Music", "list"),
+            ("tool", "Hotels", "call"),
+            ("known", "Hotels", "book"),
+        )
+    ],
+)
+
+
+def test_seen_dialogues_of_the_test_split_stand_beside_at_most_each_of_either_kind() -> None:
+    unseen = Unseen(domains=("Music",), tools=("call",), each=5, seen=3)
+    tested = unseen.apply(MANY, "test", None, 0)
+    assert Counter(unseen.kind(d) for d in tested.dialogues) == {
+        "unseen_domain": 5,
+        "unseen_tool": 5,
+        "seen": 3,
+    }
+    beside = [d.id for d in tested.dialogues if unseen.kind(d) == "seen"]
+    assert all(split_of(id) == "test" for id in beside)
+    assert ids(tested) == [id for id in ids(MANY) if id in set(ids(tested))], "in the corpus' order"
+    assert tested.counters["seen"] == 60 - 3
+    more = unseen.model_copy(update={"each": 6, "seen": 4}).apply(MANY, "test", None, 0)
+    assert set(ids(tested)) < set(ids(more))
+    assert len(unseen.apply(MANY, "test", 4, 0)) == 4
+    trained = unseen.apply(MANY, "train", None, 0)
+    assert len(trained) == 60, "neither changes what is trained on"
+    with pytest.raises(ValidationError, match="each and seen count test dialogues"):
+        Unseen(seen=3)
