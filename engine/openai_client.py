@@ -24,6 +24,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
+from proactor.engine.adapter_names import BASE, POLICY
 from proactor.engine.arguments import integer
 from proactor.engine.chat import ChatFormat
 from proactor.engine.chat_chunk import ChatChunks, ChatCompletionChunk
@@ -53,8 +54,8 @@ from proactor.engine.types import EngineError, Group, Sample, Tops
 
 C = TypeVar("C")
 
-MODELS = {"base": False, "policy": True}
-"""Names of the weights, and whether the adapter is on."""
+MODELS: Mapping[str, bool | str] = {BASE: False, POLICY: True}
+"""Names of the weights, and what `Sampling.adapter` is for them; beside them the names of all adapters."""
 
 
 class RequestTimeout(EngineError, TimeoutError):
@@ -65,7 +66,7 @@ class RequestTimeout(EngineError, TimeoutError):
 class _Desk:
     """Takes requests to the sampler and makes completions of its groups.
 
-    ``names``: of models, and whether each has the adapter on. ``unnamed`` numbers the requests without a
+    ``names``: of models, and the `Sampling.adapter` of each. ``unnamed`` numbers the requests without a
     seed; ``numbers`` those of a client that has one. ``token_texts``: those that were decoded, by id.
     """
 
@@ -73,7 +74,7 @@ class _Desk:
     maker: JobMaker
     template: ToolTemplate
     texts: TextPieces
-    names: Mapping[str, bool]
+    names: Mapping[str, bool | str]
     engine_seed: int
     unnamed: Iterator[int]
     seed: int | None = None
@@ -122,7 +123,7 @@ class _Desk:
 
     def completion(self, request: ChatRequest, group: Group) -> ChatCompletion:
         """The completion of a request. Raises RequestTimeout where its time was over."""
-        usage, version = self.usage(request, group), group.samples[0].policy_version
+        usage, first = self.usage(request, group), group.samples[0]
         return ChatCompletion(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             choices=[self.choice(request, i, sample) for i, sample in enumerate(group.samples)],
@@ -130,8 +131,8 @@ class _Desk:
             model=request.model,
             prompt_token_ids=group.prompt_ids,
             usage=usage,
-            system_fingerprint=fingerprint(version),
-            policy_version=version,
+            system_fingerprint=fingerprint(first.adapter, first.policy_version),
+            policy_version=first.policy_version,
         )
 
     def count(self, counts: Mapping[str, int]) -> None:
@@ -298,13 +299,12 @@ class OpenAIClient:
         """
         if chat is None:
             raise EngineError(f"{base_name}: no tokenizer in the model folder, so there is no chat")
-        names = {**MODELS, base_name: False}
+        known = {**MODELS, **{name: name for name in maker.adapters}}
+        names = {**known, **({} if base_name in known else {base_name: False})}
         for alias, name in (aliases or {}).items():
-            if name not in MODELS:
-                raise EngineError(
-                    f"openai: alias {alias!r} stands for {name!r}, which is none of {list(MODELS)}"
-                )
-            names[alias] = MODELS[name]
+            if name not in known:
+                raise EngineError(f"openai: alias {alias!r} stands for {name!r}, which is none of {[*known]}")
+            names[alias] = known[name]
         return cls(_Desk(loop, maker, ToolTemplate(chat), TextPieces(chat.tokenizer), names, *noise))
 
     @property

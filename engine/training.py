@@ -16,18 +16,23 @@ from proactor.engine.trainer import Tally, Trainer
 from proactor.engine.tree_gradient import OldPolicy
 from proactor.engine.types import EngineError, Group, Sample
 from proactor.engine.update import Batch, deal, means, prepare, statistics
+from proactor.engine.weights import Weights
 
 
 def train(
-    trainer: Trainer, policy: Policy, data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT
+    trainer: Trainer,
+    policy: Policy,
+    weights: Weights,
+    data: Sequence[Group] | Sequence[Sample],
+    config: GRPO | SFT,
 ) -> dict[str, float]:
-    """`Engine.train`. Every rank must call this."""
+    """`Engine.train` of the adapter ``weights``, which is the trainer's. Every rank must call this."""
     parallel = trainer.parallel
     with parallel.together("train: groups"):
         policy.refuse_in_flight("train")
         instance(config, (GRPO, SFT), "train: config")
         groups = _groups(data, config)
-        check_groups(groups, policy.version)
+        check_groups(groups, weights.version, weights.name)
         policy.refuse_long(groups, gradient=True)
         sums: dict[str, float] = {}
         if isinstance(config, GRPO):
@@ -38,9 +43,9 @@ def train(
     if isinstance(config, GRPO):
         batches = deal(groups, config, parallel)
         with parallel.together("train: old policy"):
-            old = _old_policy(policy, batches, config)
-        return _update(trainer, policy, batches, GRPOLoss(config), config, sums, old)
-    return _update(trainer, policy, [(groups, None)], SFTLoss(config), config, sums)
+            old = _old_policy(policy, weights, batches, config)
+        return _update(trainer, policy, weights, batches, GRPOLoss(config), config, sums, old)
+    return _update(trainer, policy, weights, [(groups, None)], SFTLoss(config), config, sums)
 
 
 def _groups(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> list[Group]:
@@ -50,7 +55,7 @@ def _groups(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> lis
     return [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in units]
 
 
-def _old_policy(policy: Policy, batches: list[Batch], config: GRPO) -> OldPolicy | None:
+def _old_policy(policy: Policy, weights: Weights, batches: list[Batch], config: GRPO) -> OldPolicy | None:
     """The trainer's own log-probabilities before the first update; None where the recorded ones serve.
 
     The pass with gradient of a single update computes the same: no pass for it alone.
@@ -61,12 +66,13 @@ def _old_policy(policy: Policy, batches: list[Batch], config: GRPO) -> OldPolicy
         return {}
     groups = [group for members, _ in batches[: config.minibatches] for group in members]
     with torch.no_grad():
-        return {id(sample): values for sample, values in scored_samples(policy, groups)}
+        return {id(sample): values for sample, values in scored_samples(policy, weights, groups)}
 
 
 def _update(
     trainer: Trainer,
     policy: Policy,
+    weights: Weights,
     batches: list[Batch],
     loss: Loss,
     config: AdamW,
@@ -79,26 +85,26 @@ def _update(
     steps: list[dict[str, float]] = []
     for groups, counted in batches:
         with trainer.parallel.together("train: gradients"):
-            tally.merge(trainer.forward_backward(groups, loss, counted, policy.version, old))
-        steps.append(_step(trainer, policy, config))
+            tally.merge(trainer.forward_backward(groups, loss, counted, weights.version, old))
+        steps.append(_step(trainer, policy, weights, config))
     sums, maxima = trainer.parallel.reduce(statistics(tally), {"ratio_max_error": 0.0, **tally.maxima})
     taken = [s for s in steps if not s["zero_gradient"]] or steps
     counts = {name: sum(s[name] for s in steps) for name in ("nonfinite_gradient", "zero_gradient")}
     normalizer = sum(s["normalizer"] for s in steps)
-    version = float(policy.version)
+    version = float(weights.version)
     return {**means(sums, normalizer), **maxima, **taken[-1], **counts, "policy_version": version}
 
 
-def step(trainer: Trainer, policy: Policy, config: AdamW) -> dict[str, float]:
+def step(trainer: Trainer, policy: Policy, weights: Weights, config: AdamW) -> dict[str, float]:
     """`Engine.step`. Every rank must call this."""
     with trainer.parallel.together("step"):
         policy.refuse_in_flight("step")
-    return _step(trainer, policy, config)
+    return _step(trainer, policy, weights, config)
 
 
-def _step(trainer: Trainer, policy: Policy, config: AdamW) -> dict[str, float]:
-    """One AdamW step; unless the gradient was dropped, a new version of the policy."""
+def _step(trainer: Trainer, policy: Policy, weights: Weights, config: AdamW) -> dict[str, float]:
+    """One AdamW step; unless the gradient was dropped, a new version of the adapter."""
     stepped = trainer.step(config)
     if not stepped["nonfinite_gradient"] and not stepped["zero_gradient"]:
-        policy.advance()
+        policy.advance(weights)
     return stepped

@@ -37,9 +37,9 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     whole = scoring.tree_logprobs
 
-    def counted(decoder: Any, tree: Any, adapter: bool) -> Any:
+    def counted(decoder: Any, tree: Any) -> Any:
         seen.append(tree.rows)
-        return whole(decoder, tree, adapter)
+        return whole(decoder, tree)
 
     monkeypatch.setattr(scoring, "tree_logprobs", counted)
     return seen

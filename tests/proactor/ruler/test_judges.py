@@ -202,9 +202,9 @@ def test_a_dialogue_is_computed_once_for_all_its_turns(
     rows: list[int] = []
     plain = logprobs.tree_logprobs
 
-    def counted(decoder: Decoder, tree: Tree, adapter: bool) -> tuple[torch.Tensor, Layout]:
+    def counted(decoder: Decoder, tree: Tree) -> tuple[torch.Tensor, Layout]:
         rows.append(tree.rows)
-        return plain(decoder, tree, adapter)
+        return plain(decoder, tree)
 
     monkeypatch.setattr(logprobs, "tree_logprobs", counted)
     groups = [group(FULL, PART, turn=t) for t in (1, 2, 3)]

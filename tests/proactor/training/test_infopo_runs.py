@@ -66,9 +66,9 @@ def test_masked_passes_cost_the_feedback_and_the_next_action(
     seen: list[int] = []
     whole = scoring.tree_logprobs
 
-    def counted(decoder: Any, tree: Any, adapter: bool) -> Any:
+    def counted(decoder: Any, tree: Any) -> Any:
         seen.append(tree.rows)
-        return whole(decoder, tree, adapter)
+        return whole(decoder, tree)
 
     monkeypatch.setattr(scoring, "tree_logprobs", counted)
     Credit.of(settings.method).groups(groups, arena.engine, arena.chat, 0)
