@@ -52,7 +52,7 @@ class Learning(Parts):
         Raises EngineError, on every rank, for rewards and advantages that are missing, NaN or infinite, for
         greedy samples, and for those that another adapter drew.
         """
-        trainer, weights = self._trainer(adapter), self._weights(adapter)
+        trainer, weights = self._learner(adapter)
         train = partial(training.train, trainer, self._policy, weights, data, config)
         return self._loop.change(train, update=True)
 
@@ -84,7 +84,7 @@ class Learning(Parts):
         call that raised, the gradient is incomplete and `step` raises EngineError until `zero_grad`. Raises
         EngineError for a loss that returns no scalar tensor with a gradient (`loss.evaluate`).
         """
-        trainer, weights = self._trainer(adapter), self._weights(adapter)
+        trainer, weights = self._learner(adapter)
         units: Sequence[Group | Tree] = listed(trees, (Group, Tree), "forward_backward")
         if not callable(loss):
             raise EngineError(f"forward_backward: loss should be a function, not {short(loss)}")
@@ -109,7 +109,7 @@ class Learning(Parts):
         in flight: as `train`.
         """
         config = AdamW() if config is None else instance(config, AdamW, "step: config")
-        trainer, weights = self._trainer(adapter), self._weights(adapter)
+        trainer, weights = self._learner(adapter)
         step = partial(training.step, trainer, self._policy, weights, config)
         return self._loop.change(step, update=True)
 
@@ -118,7 +118,7 @@ class Learning(Parts):
 
         Change it only while nothing is sampled: samples in flight mix both weights.
         """
-        self._loop.change(partial(self._policy.advance, self._weights(adapter)))
+        self._loop.change(partial(self._policy.advance, self._learner(adapter)[1]))
 
     def zero_grad(self, adapter: str | None = None) -> None:
         """Forget accumulated gradients."""
@@ -174,7 +174,7 @@ class Learning(Parts):
         and `resume` keep them. Samples in flight are finished before. Raises EngineError naming what does not
         fit (rank, scale, targets, shapes).
         """
-        trainer, weights = self._trainer(adapter), self._weights(adapter)
+        trainer, weights = self._learner(adapter)
         folder = path_of(folder, "load_adapter", "a folder")
 
         def load() -> None:
@@ -196,8 +196,8 @@ class Learning(Parts):
         }
 
     def _learners(self) -> dict[str, tuple[Trainer, Weights]]:
-        self._trainer()  # raises where nothing is trained
-        return {name: (self._trainers[name], self._policy.adapters[name]) for name in self.adapters}
+        self._learner()  # raises where nothing is trained
+        return {name: self._learner(name) for name in self.adapters}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict`. Samples in flight are finished before.

@@ -139,8 +139,13 @@ class Parts:
         }
 
     def _trainer(self, adapter: str | None = None) -> Trainer:
+        return self._learner(adapter)[0]
+
+    def _learner(self, adapter: str | None = None) -> tuple[Trainer, Weights]:
+        """The adapter that is to be trained, saved or loaded (`trained`)."""
         self._policy.refuse_released()
-        return self._trainers[trained(adapter, self.adapters)]
+        name = trained(adapter, self.adapters)
+        return self._trainers[name], self._policy.adapters[name]
 
     def _weights(self, adapter: bool | str | None) -> Weights:
         """Those that a caller means (`chosen`); None: the first adapter's."""

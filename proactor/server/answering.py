@@ -18,13 +18,13 @@ from proactor.server.serving import Serving
 
 
 class Answer(Protocol):
-    """An answer to be, with the adapter on or off."""
+    """An answer to be, by a `Sampling.adapter`."""
 
-    async def whole(self, adapter: bool) -> dict[str, Any]:
+    async def whole(self, adapter: bool | str) -> dict[str, Any]:
         """The body of a response."""
         ...
 
-    def events(self, adapter: bool) -> AsyncGenerator[dict[str, Any], None]:
+    def events(self, adapter: bool | str) -> AsyncGenerator[dict[str, Any], None]:
         """The same in parts."""
         ...
 

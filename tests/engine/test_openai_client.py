@@ -15,9 +15,9 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from proactor.engine import ChatRequest, Engine, EngineError, RequestTimeout, Sampling, ToolChat
+from proactor.engine import ChatRequest, Engine, EngineError, LoRA, RequestTimeout, Sampling, ToolChat
 from tests.engine.chat_templates import save_chat_model
-from tests.engine.engines import TRAIN, idle, load, reward
+from tests.engine.engines import TRAIN, idle, load, reward, shake
 from tests.engine.sessions import PATIENCE, Held, run
 
 ASK = [{"role": "user", "content": "Is Friday dry?"}]
