@@ -25,10 +25,10 @@ def named_adapters(lora: LoRA | Mapping[str, LoRA] | None, what: str = "lora") -
     """
     if lora is None:
         return {}
-    if not isinstance(lora, Mapping):
-        return {POLICY: instance(lora, LoRA, what)}
-    if not lora:
+    if isinstance(lora, Mapping) and not lora:
         raise EngineError(f"{what}: names no adapter; leave it out for none")
+    if not isinstance(lora, Mapping) or not any(isinstance(one, LoRA) for one in lora.values()):
+        return {POLICY: instance(lora, LoRA, what)}
     for name, settings in lora.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name == BASE:
             raise EngineError(

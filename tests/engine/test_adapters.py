@@ -295,7 +295,7 @@ def test_one_adapters_folder_loads_into_another(folder: Path, tmp_path: Path) ->
         ({}, "Engine.load: lora: names no adapter"),
         ({"base": POLICY}, "lora: 'base' cannot name an adapter: .* not 'base'"),
         ({"a judge": POLICY}, "lora: 'a judge' cannot name an adapter"),
-        ({"judge": 4}, "lora: judge should be a LoRA, not 4"),
+        ({"policy": POLICY, "judge": 4}, "lora: judge should be a LoRA, not 4"),
         ([POLICY], "lora should be a LoRA, not"),
     ],
 )
