@@ -312,8 +312,8 @@ def test_a_mixed_batch_is_drawn_as_on_torch(folder: Path, monkeypatch: pytest.Mo
     """Rows of two adapters and of the base, through the kernels and the torch form alike."""
     loras = {"policy": LoRA(rank=4, alpha=8), "judge": LoRA(rank=2, alpha=8, targets=("q", "down"))}
     settings = {"lora": loras, "page_size": 16, "kv_tokens": 512}
-    draws = [Sampling(max_tokens=3, seed=5, ignore_eos=True, adapter=name) for name in (True, "judge", False)]
-    ids, found = prompts(3, length=5, shared=4), []
+    draws = [Sampling(max_tokens=2, seed=5, ignore_eos=True, adapter=name) for name in (True, "judge", False)]
+    ids, found = prompts(3, length=2), []
     for engine in (on_triton(monkeypatch, folder, **settings), on_torch(monkeypatch, folder, **settings)):
         shake(engine, seed=2)
         shake(engine, seed=1, adapter="judge")
