@@ -44,7 +44,7 @@ async def _events(serving: Serving, name: Any, answer: Answer) -> AsyncGenerator
 
 
 async def drawing(
-    engine: Engine, prompts: list[Any], asked: CompletionRequest | GenerateRequest, adapter: bool
+    engine: Engine, prompts: list[Any], asked: CompletionRequest | GenerateRequest, adapter: bool | str
 ) -> Drawing:
     """The drawing of a request; in a thread its prompts are encoded, and its constraint is compiled."""
     priority = -asked.priority if isinstance(asked, GenerateRequest) else 0

@@ -319,6 +319,8 @@ def test_a_mixed_batch_is_drawn_as_on_torch(folder: Path, monkeypatch: pytest.Mo
         shake(engine, seed=1, adapter="judge")
         monkeypatch.setenv("PROACTOR_KERNELS", "triton" if not found else "reference")
         found.append([group.samples[0] for group in engine.sample(ids, draws)])
-    for mine, theirs in zip(*found, strict=True):
+    for draw, prompt, mine, theirs in zip(draws, ids, *found, strict=True):
         assert mine.token_ids == theirs.token_ids and mine.adapter == theirs.adapter
         assert mine.logprobs == pytest.approx(theirs.logprobs, abs=2e-5)
+        [own] = engine.logprobs([prompt + mine.token_ids], [(len(prompt), len(prompt) + 2)], draw.adapter)
+        assert mine.logprobs == pytest.approx(own.tolist(), abs=2e-5)
