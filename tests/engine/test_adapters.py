@@ -84,12 +84,12 @@ def test_the_fast_mode_agrees(folder: Path, own: dict[str | None, Engine]) -> No
 def test_scores_are_those_of_the_adapter_that_is_named(folder: Path, own: dict[str | None, Engine]) -> None:
     engine, judge = both(folder), own["judge"]
     ids = [PROMPTS[3]]
-    [named], [own], [default] = (
+    [named], [alone], [default] = (
         engine.logprobs(ids, adapter="judge"),
         judge.logprobs(ids),
         engine.logprobs(ids),
     )
-    assert torch.allclose(named, own, atol=1e-5) and not torch.allclose(default, own, atol=1e-2)
+    assert torch.allclose(named, alone, atol=1e-5) and not torch.allclose(default, own, atol=1e-2)
     assert torch.equal(default, engine.logprobs(ids, adapter="policy")[0])
     assert engine.greedy(ids, adapter="judge")[0].equal(judge.greedy(ids)[0])
     groups = [Group(ids[0], [outside(ids[0], [5, 6, 7])])]
