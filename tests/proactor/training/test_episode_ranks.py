@@ -52,6 +52,7 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
         "guess",
         {
             "environment": {"gym": "guess", "dev": 2, "options": {"right": 0.0}, "play": PLAY},
+            "method": {"name": "userrl"},
             "grpo": {"lr": 1e-2, "n": 2, "batch_tasks": 3, "steps": 1, "redraws": 1},
         },
     ),
