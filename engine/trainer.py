@@ -46,8 +46,10 @@ class Tally:
     maxima: dict[str, float] = field(default_factory=dict)
 
     def add(self, sums: Statistics) -> None:
-        """Add to the sums."""
-        for name, value in sums.items():
+        """Add to the sums. Tensors are read together: each alone would be a wait for a GPU."""
+        tensors = {name: value for name, value in sums.items() if isinstance(value, Tensor)}
+        read = torch.stack([v.detach().double() for v in tensors.values()]).tolist() if tensors else []
+        for name, value in {**sums, **dict(zip(tensors, read, strict=True))}.items():
             self.sums[name] += float(value)
 
     def top(self, name: str, value: float) -> None:
