@@ -34,6 +34,8 @@ class EarlyGradient:
         self._added: dict[int, Group] = {}  # by id; they are kept, so that no other group gets theirs
         self._passes: list[Call[None]] = []
         self._version = weights.version
+        self._begun = -1  # `Trainer.cleared` once a part was added
+        self._ended = False
 
     @staticmethod
     def possible(config: GRPO) -> bool:
@@ -48,6 +50,7 @@ class EarlyGradient:
         They have their rewards, or advantages, and groups of one `Group.tree` key come together. Raises what
         an earlier pass raised.
         """
+        self._refuse_ended()
         for one in self._passes:
             if one.outcome.done():
                 one.wait()
@@ -66,8 +69,10 @@ class EarlyGradient:
 
     def _pass(self, groups: list[Group]) -> None:
         work = lay_out(self._trainer, self._policy, self._weights, groups, self._config)
-        if not self._tally.sums:  # the first
+        if self._begun < 0:
             self._trainer.zero_grad()  # an earlier call that raised may have left gradients
+            self._begun = self._trainer.cleared
+        self._refuse_lost()
         self._tally.add(work.sums)
         add_gradient(self._trainer, self._weights, work, work.batches[0], self._tally)
 
@@ -75,15 +80,29 @@ class EarlyGradient:
         trainer, policy, config = self._trainer, self._policy, self._config
         with trainer.parallel.together("train"):
             policy.refuse_in_flight("train")
+            self._refuse_ended()
             data = listed(groups, (Group,), "train: GRPO")
             for one in self._passes:
                 one.wait()  # each has ended: it was before this one in the line
             if self._weights.version != self._version:
                 raise EngineError("train: the weights have changed since groups were added early")
+            if self._begun >= 0:
+                self._refuse_lost()
             if lost := len(self._added.keys() - {id(group) for group in data}):
                 raise EngineError(f"train: {lost} groups that were added early are missing")
             rest = [group for group in data if id(group) not in self._added]
             work = lay_out(trainer, policy, self._weights, rest, config)
             if not self._passes:
                 trainer.zero_grad()
+            self._ended = True
             return take_steps(trainer, policy, self._weights, work, config, self._tally, given=bool(data))
+
+    def _refuse_ended(self) -> None:
+        if self._ended:
+            raise EngineError("early gradient: its step was made; ask the engine for another one")
+
+    def _refuse_lost(self) -> None:
+        if self._trainer.cleared != self._begun:
+            raise EngineError(
+                "train: what was added early is gone: a step, zero_grad or a resume came between"
+            )

@@ -64,6 +64,7 @@ class Learning(Parts):
         (`EarlyGradient.possible`).
         """
         trainer, weights = self._learner(adapter)
+        instance(config, GRPO, "early_gradient: config")
         if self.world_size == 1 or not EarlyGradient.possible(config):
             return None
         return EarlyGradient(trainer, self._policy, weights, self._loop, config)

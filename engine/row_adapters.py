@@ -1,7 +1,8 @@
 """Which rows of a pass go through which adapter, when requests of several share a batch.
 
 Rows stay in their places: each adapter computes all rows, times 1 on its own and 0 on the others, so that in
-deterministic mode a row's bits do not depend on who shares its batch. That costs one low-rank product more an
+deterministic mode a row's bits do not depend on who shares its batch (0 times a value that is not finite, as
+float16 may overflow, would). That costs one low-rank product more an
 adapter; a pass of one adapter alone has no mask and costs nothing more.
 """
 

@@ -13,7 +13,7 @@ from proactor.engine.parking import lease_name
 from proactor.engine.prompts import Prompt, check_keys, check_prompt, ids_of
 from proactor.engine.sampling_loop import SamplingLoop
 from proactor.engine.submission import Submission, arrived, time_limit
-from proactor.engine.types import EngineError, Group, Sample
+from proactor.engine.types import BASE_VERSION, EngineError, Group, Sample
 
 UNNAMED = 0xFFFFFFFF
 """The iteration of requests without a key."""
@@ -205,7 +205,9 @@ def _of_one(sampling: Sampling) -> Sampling:
 
 def _as_before(sample: Sample) -> Sampling:
     """How a sample goes on where nothing is said."""
-    return Sampling(temperature=sample.temperature, adapter=sample.adapter or True)
+    return Sampling(
+        temperature=sample.temperature, adapter=sample.adapter or sample.policy_version != BASE_VERSION
+    )
 
 
 def _grafted(sample: Sample, cut: int, turn: Sample) -> Sample:

@@ -87,6 +87,7 @@ class Trainer:
         self.failure = ""  # why the accumulated gradient lacks a part
         self.nonfinite = False  # whether a part of it is not finite, which the fixed-point sum cannot hold
         self.fixed = torch.zeros_like(self.lora.flat, dtype=torch.int64) if decoder.form.exact else None
+        self.cleared = 0  # how often the accumulated gradient was taken or forgotten
         self.seconds_waited = 0.0  # in `meet`, so far
 
     def meet(self, value: T, phase: str) -> list[T]:
@@ -176,6 +177,7 @@ class Trainer:
     def _reduce(self) -> float:
         total, nonfinite = self._divisor()
         self.normalizer, self.counted, self.nonfinite = None, 0.0, False
+        self.cleared += 1
         self.lora.attach_grad()
         divisor = total if total > 0 else 1.0
         if self.fixed is not None:
@@ -230,6 +232,7 @@ class Trainer:
         self.lora.attach_grad()
         self.lora.grad.zero_()
         self.normalizer, self.counted, self.failure, self.nonfinite = None, 0.0, "", False
+        self.cleared += 1
         if self.fixed is not None:
             self.fixed.zero_()
 

@@ -63,9 +63,10 @@ class _Chat:
         return self._shown(body)
 
     def _of_weights(self, adapter: bool | str) -> ChatRequest:
-        return self._asked.model_copy(
-            update={"model": adapter if isinstance(adapter, str) else "policy" if adapter else "base"}
-        )
+        name = adapter or "base"
+        if name is True:  # the first; another one may be named "policy"
+            name = next(iter(self._serving.engine.adapters), "policy")
+        return self._asked.model_copy(update={"model": name})
 
     def _shown(self, body: dict[str, Any]) -> dict[str, Any]:
         """A body under the model's name, with ids where they were asked for alone."""

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from proactor.engine import Engine
+from proactor.engine import Engine, EngineError
 from proactor.server.refusals import Refused, busy
 
 NAME = re.compile(r"[\w.:-]{1,128}")
@@ -33,6 +33,9 @@ class Models:
     def __init__(
         self, engine: Engine, base: str, adapter: str | None = None, root: Path | None = None
     ) -> None:
+        names = [base, *engine.adapters[1:], *([] if adapter is None else [adapter])]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise EngineError(f"models: two are named {', '.join(sorted(twice))}")
         self.engine, self.base, self.adapter = engine, base, adapter
         self.root = None if root is None else root.resolve()
         self._fixed: dict[str, bool | str] = {name: name for name in engine.adapters[1:]} | {base: False}

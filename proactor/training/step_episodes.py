@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from proactor.environments.episode import Episode
-from proactor.episode_config import MOST_EPISODES, EpisodeGRPO
+from proactor.episode_config import EpisodeGRPO
 from proactor.methods.user_metrics import Outcome, metrics
 from proactor.training.episodes import Arena
 from proactor.training.method_credit import FAILED
@@ -15,6 +15,8 @@ from proactor.training.redraws import Others, redraw
 from proactor.training.steps import Row
 
 T = TypeVar("T")
+REDRAW_KEYS = 2**25
+"""Keys of noise between two rounds of `redraw`: room for 512 edited histories of `MOST_EPISODES` episodes."""
 Placed = tuple[int, list[Episode]]
 """(place, group): places order the groups of all ranks, and are the same on any number of ranks."""
 
@@ -38,7 +40,7 @@ def play_step(
 
     def draw(attempt: int, given_up: Sequence[Placed], wanted: int) -> list[Placed] | None:
         lost = sum(episode.ending in FAILED for _, group in given_up for episode in group)
-        first = attempt * MOST_EPISODES  # a noise of its own
+        first = attempt * REDRAW_KEYS  # a noise of its own
         if same:
             places = [place for place, _ in given_up]
             drawn = play([group[0].task for _, group in given_up], [first + place for place in places])

@@ -114,6 +114,9 @@ def test_a_session_goes_on_with_the_adapter_that_began(folder: Path, own: dict[s
     assert mine.token_ids == one.token_ids and mine.logprobs == one.logprobs
     assert [b.token_ids for b in branches] == [b.token_ids for b in others]
     assert {s.adapter for s in (mine, *branches)} == {"judge"}
+    (bare, branches), (one, others) = asyncio.run(run(engine, False)), asyncio.run(run(own[None], True))
+    assert bare.token_ids == one.token_ids and bare.adapter is None
+    assert [b.token_ids for b in branches] == [b.token_ids for b in others]
 
 
 # -- training ---

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from bench.forked import Ended, fork_ranks
-from proactor.engine import GRPO, EarlyGradient, Engine, EngineError, Group, Sampling, shared_sampling
+from proactor.engine import GRPO, SFT, EarlyGradient, Engine, EngineError, Group, Sampling, shared_sampling
 from proactor.engine.trainer import Trainer
 from proactor.engine.work_queue import Pulse, SharedQueue
 from tests.engine.test_shared_sampling import UNITS, opened, prompts
@@ -335,11 +335,29 @@ def test_what_does_not_belong_together_is_refused(folder: Path) -> None:
     with pytest.raises(EngineError, match=r"^train: the weights have changed since groups were added early$"):
         early.train(groups)
     assert torch.equal(adapter(engine), before)
+    lost = by_hand(engine)
+    lost.add(groups[:2])
+    engine.zero_grad()
+    with pytest.raises(
+        EngineError, match=r"^train: what was added early is gone: a step, zero_grad or a resume"
+    ):
+        lost.train(groups)
     again = by_hand(engine)
     groups[0].samples[0].reward = float("nan")
     again.add(groups[:1])
     for call in (again.train, again.add):
         with pytest.raises(EngineError, match=r"^group 0, sample 0: reward is nan"):
+            call(groups)
+
+
+def test_it_makes_one_step(folder: Path) -> None:
+    engine = opened(str(folder))
+    with pytest.raises(EngineError, match="early_gradient: config"):
+        engine.early_gradient(SFT())  # type: ignore[arg-type]
+    groups, early = drawn(engine), by_hand(engine)
+    early.train(groups)
+    for call in (early.train, early.add):
+        with pytest.raises(EngineError, match="its step was made"):
             call(groups)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import openai
 import pytest
 
-from proactor.engine import LoRA, Sampling
+from proactor.engine import EngineError, LoRA, Sampling
+from proactor.server.models import Models
 from tests.engine.engines import load, shake
 from tests.proactor.server.served import Served, error
 
@@ -72,21 +73,27 @@ def test_an_adapter_is_swapped_and_forgotten(swapping: Served) -> None:
 
 
 def test_the_engines_other_adapters_are_models_that_stay(chat_folder: Path, adapters: Path) -> None:
-    loras = {"first": LoRA(rank=4, alpha=8), "judge": LoRA(rank=2)}
+    loras = {"first": LoRA(rank=4, alpha=8), "judge": LoRA(rank=2), "policy": LoRA(rank=2)}
     engine = load(chat_folder, stir=False, lora=loras, kv_tokens=4096)
     shake(engine, 3, adapter="judge")
     sampling = Sampling(max_tokens=12, seed=3, ignore_eos=True, adapter="judge")
     expected = engine.sample([IDS], sampling)[0].samples[0].token_ids
     with Served(engine, adapter="one", root=adapters) as served:
         client = served.openai()
-        assert [card.id for card in client.models.list().data] == ["tiny", "one", "judge"]
+        assert [card.id for card in client.models.list().data] == ["tiny", "one", "judge", "policy"]
         answer = client.chat.completions.create(
             model="judge", messages=[{"role": "user", "content": "Dry?"}], max_tokens=2
         )
         assert (answer.model, answer.system_fingerprint) == ("judge", "judge-1")
+        answer = client.chat.completions.create(
+            model="one", messages=[{"role": "user", "content": "Dry?"}], max_tokens=2
+        )
+        assert answer.system_fingerprint == "first-0", "whatever another one is named"
         assert swap(served, "judge", "two")[0] == 400 and swap(served, "two", "two")[0] == 200
         assert drawn(served, "judge") == expected != drawn(served, "two")
         served.wait_idle()
+    with pytest.raises(EngineError, match="^models: two are named judge$"):
+        Models(engine, "tiny", adapter="judge")
     engine.release()
 
 
