@@ -377,6 +377,7 @@ def test_a_part_that_comes_again_is_a_duplicate(tmp_path: Path, same_id: str) ->
             "x.csv:1: no column 'words' for the text; found chat_id, role, body",
         ),
         ("x.csv", "id,who,text\na,b,c\n", (), "no column for the speaker (speaker, role"),
+        ("x.csv", "id,who,text\na,b,c\n", (), "; found id, who, text; --columns speaker=NAME"),
         (
             "x.csv",
             CSV + "c3;bot;x\n",
