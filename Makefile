@@ -31,7 +31,7 @@ say = @printf '\033[1m==> %s\033[0m\n'
 
 help:
 	@echo "make demo            train a small 4-bit model with GRPO on synthetic dialogues (7 minutes on 2 cores)"
-	@echo "make test            lint, types, layers, documentation, all tests (below 10 minutes on 2 cores)"
+	@echo "make test            lint, types, layers, documentation, all tests (about 15 minutes on 2 cores)"
 	@echo "make test-oldest     tests of kernels and engine on the oldest torch, triton and transformers (5 GB in .venv-oldest)"
 	@echo "make test-browser    the review page in a headless chromium, with the mouse, a finger and keys"
 	@echo "make test-neighbours verifiers, ART, W\&B and Trackio beside ours, in environments of their own (1.4 GB)"

@@ -6,6 +6,7 @@ A mistake is a ConfigError of one line that names the file or override, and the 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import types
@@ -78,6 +79,11 @@ def _parse_value(root: type[BaseModel], key: str, text: str) -> Any:
         return parse_yaml(text, f"override {key}={text}")
     except SourceError as error:
         raise ConfigError(str(error)) from None
+
+
+def override_text(value: Any) -> str:
+    """A value of a config as an override writes it after ``key=``."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _field_type(root: type[BaseModel], key: str) -> Any:

@@ -26,6 +26,10 @@ class SourceError(ProactorError):
     """An unreadable corpus, catalog or saved result. One line: ``file: what`` or ``file:line: what``."""
 
 
+class EncodingError(SourceError):
+    """A text that is not UTF-8."""
+
+
 def find_files(folder: Path, *patterns: str) -> list[Path]:
     """Files of ``folder`` for the first pattern that matches any, sorted; ``[folder]`` where it is a file
     itself. Raises SourceError when nothing matches.
@@ -80,11 +84,21 @@ def reason(error: Exception) -> str:
 
 
 def read_text(file: Path) -> str:
-    """A file's text. SourceError when it cannot be read or is not UTF-8."""
+    """A file's text. SourceError when it cannot be read, EncodingError when it is not UTF-8."""
+    return decoded(read_bytes(file), file)
+
+
+def decoded(text: bytes, file: Path, line: int = 1, *, errors: str = "strict") -> str:
+    """UTF-8 that begins at ``line`` of ``file``, as text; a byte order mark before it is left out.
+
+    ``errors``: as in `bytes.decode`. Raises EncodingError, naming the line and the byte.
+    """
     try:
-        return read_bytes(file).decode()
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{file}: not UTF-8 ({error})") from None
+        return text.decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:  # its object is what follows the mark
+        line += error.object.count(b"\n", 0, error.start)
+        byte = error.object[error.start]
+        raise EncodingError(f"{file}:{line}: not UTF-8 (byte 0x{byte:02x}); write it in UTF-8") from None
 
 
 def valid_utf8(text: str) -> str:
@@ -101,13 +115,15 @@ def read_json(file: Path) -> Any:
 
 def parse_json(text: bytes, file: Path, line: int = 1) -> Any:
     """The value of a JSON text at ``line`` of ``file``. Raises SourceError, naming file and line."""
-    try:  # of bytes, json would take UTF-16 and UTF-32 too, which no other reader here does
-        return json.loads(text.decode("utf-8-sig", "surrogatepass"), parse_int=_integer)
+    # Of bytes, json would take UTF-16 and UTF-32 too, which no other reader here does.
+    plain = decoded(text, file, line, errors="surrogatepass")
+    try:
+        return json.loads(plain, parse_int=_integer)
     except json.JSONDecodeError as error:
         raise SourceError(f"{file}:{line + error.lineno - 1}: not JSON ({error.msg})") from None
     except RecursionError:
         raise SourceError(f"{file}:{line}: JSON nested too deeply") from None
-    except ValueError as error:  # not UTF-8, or an integer that is too long
+    except ValueError as error:  # an integer that is too long
         raise SourceError(f"{file}:{line}: not JSON ({error})") from None
 
 
@@ -118,9 +134,12 @@ def _integer(digits: str) -> int:
 
 
 def read_validated(file: Path, kind: TypeAdapter[Value]) -> Value:
-    """The value of a JSON file as ``kind``. Raises SourceError, naming file and key, if it does not fit."""
+    """The value of a JSON file as ``kind``. Raises SourceError, naming file and key, if it does not fit, or
+    the line that is not UTF-8.
+    """
+    text = read_text(file)
     try:
-        return kind.validate_json(read_bytes(file))
+        return kind.validate_json(text)
     except ValidationError as error:
         raise SourceError(f"{file}: {first_problem(error, top='top level')}") from None
 

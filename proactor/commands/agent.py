@@ -142,7 +142,7 @@ def _load(
 def _serve_lines(agent: Agent) -> None:
     from proactor.engine import ProactorError
 
-    for number, line in enumerate(sys.stdin, start=1):
+    for number, line in enumerate(sys.stdin.buffer, start=1):  # bytes: its encoding is ours to check
         if not line.strip():
             continue
         try:
@@ -152,12 +152,12 @@ def _serve_lines(agent: Agent) -> None:
         print(json.dumps(answer, ensure_ascii=False), flush=True)
 
 
-def take_line(agent: Agent, line: str, where: str) -> dict[str, Any]:
+def take_line(agent: Agent, line: bytes, where: str) -> dict[str, Any]:
     """What a line of ``--stdin`` is answered with. Raises ProactorError, one line, for one that is no use."""
     from proactor.agent import AgentError
     from proactor.files import parse_json
 
-    given = parse_json(line.encode("utf-8", "surrogatepass"), Path(where))
+    given = parse_json(line, Path(where))
     if not isinstance(given, dict) or not isinstance(given.get("conversation"), str):
         raise AgentError(f"{where}: not an object with a conversation")
     name = given["conversation"]

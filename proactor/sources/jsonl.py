@@ -27,7 +27,7 @@ from proactor.catalogs import propose, read_catalog
 from proactor.catalogs.proactor import NAME
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
-from proactor.files import SourceError, find_files, text_lines, valid_utf8
+from proactor.files import EncodingError, SourceError, find_files, text_lines, valid_utf8
 from proactor.sources import action_log, agent_log, base, messages, table
 from proactor.sources.base import Line, Malformed, Record, Subset
 from proactor.sources.corpus import Corpus, make_corpus
@@ -56,6 +56,13 @@ OPTIONS = JsonlOptions
 
 def load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
     """Reads a folder or file; see `sources.load`. The limit counts lines, also those dropped afterwards."""
+    try:
+        return _load(path, subset, options)
+    except EncodingError as error:
+        raise EncodingError(f"{error}, or let `proactor import` read it, which finds its encoding") from None
+
+
+def _load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
     patterns = (
         "windows.jsonl",
         "windows.jsonl.gz",

@@ -23,7 +23,7 @@ from typing import Any
 
 from proactor.dialogue import Dialogue, Turn
 from proactor.dialogue.catalog import Catalog
-from proactor.files import SourceError, find_files, text_lines
+from proactor.files import SourceError, decoded, find_files, text_lines
 from proactor.sources import base
 from proactor.sources.base import Malformed, NoOptions, Record, Subset
 from proactor.sources.corpus import Corpus
@@ -65,10 +65,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row by column) of a TSV file; quotes have no meaning."""
     head: list[str] = []
     for number, line in text_lines(file):
-        try:
-            cells = line.decode().split("\t")
-        except UnicodeDecodeError as error:
-            raise SourceError(f"{file}:{number}: not UTF-8 ({error})") from None
+        cells = decoded(line, file, number).split("\t")
         if not head:
             head = cells
             if missing := [column for column in _COLUMNS if column not in head]:

@@ -31,6 +31,7 @@ import json
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,7 @@ from pydantic import ValidationError
 from proactor.catalogs import write_catalog
 from proactor.catalogs.proactor import NAME as CATALOG
 from proactor.config import ConfigError, RunConfig
+from proactor.config_file import override_text
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
 from proactor.engine import append, atomic_file, fault_point, remove, sweep
@@ -168,9 +170,14 @@ class Run:
         """Raise RunError when the run here was begun with another config."""
         if (change := self.first_change(config, MAY_CHANGE)) is not None:
             key, old, new = change
+            file = self.folder / "config.yaml"
+            ways = [f"`proactor train {shlex.quote(str(file))} --resume`", "name=… starts another run"]
+            was_set = old is not None or _has(read_yaml(file), key)
+            if was_set and _has(config.model_dump(mode="json"), key):
+                ways.insert(0, shlex.quote(f"{key}={override_text(old)}"))
             raise RunError(
-                f"{self.folder / 'config.yaml'}: {key} was {old!r}, now {new!r}: a resumed run keeps its "
-                "config (use another name)"
+                f"{file}: {key} was {old!r}, now {new!r}: a resumed run keeps its config; "
+                f"{' or '.join(ways[:-1])} goes on with it, {ways[-1]}"
             )
 
     def first_change(
@@ -303,6 +310,15 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def _has(values: Any, key: str) -> bool:
+    """Whether nested values have a dotted key."""
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def _write(file: Path, text: str) -> None:

@@ -272,10 +272,13 @@ class Stages(ABC):
         most, count = self.config.max_nonfinite, self.position.nonfinite
         if most is not None and count >= most:
             self.run.flush()
+            rate = "method.options.update.lr" if kind == "sand" else f"{kind}.lr"
+            learned = " sft=null" if kind != "sft" and self.config.sft is not None else ""
             raise RunError(
                 f"{kind}: the gradient was not finite in {count} steps in a row, up to step "
-                f"{self.position.update} (max_nonfinite); such steps change nothing, and {self.run.state} "
-                "is the last save: lower lr or the rewards, and resume"
+                f"{self.position.update} (max_nonfinite); such steps change nothing. A resumed run keeps its "
+                "rate and its rewards: start another run from the last saved adapter, with a lower rate "
+                f"(name=… start={self.run.last}{learned} {rate}=…)"
             )
 
     def _log(self, kind: str, row: Row) -> None:

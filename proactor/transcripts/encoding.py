@@ -60,7 +60,9 @@ def _strict(data: bytes, file: Path, name: str) -> str:
         return data.decode(name)
     except UnicodeDecodeError as error:
         line = data[: error.start].decode(name, "ignore").count("\n") + 1
-        raise SourceError(f"{file}:{line}: not {name} ({error.reason})") from None
+        raise SourceError(
+            f"{file}:{line}: not {name} (byte 0x{data[error.start]:02x}); --encoding NAME names another"
+        ) from None
 
 
 def _unmarked_utf16(head: bytes) -> str | None:

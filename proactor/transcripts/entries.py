@@ -145,7 +145,9 @@ def _rows(file: Path, text: str, mapping: ImportMap, tally: Tally) -> tuple[list
     _, names = next(lines)
     entries = []
     for number, cells in lines:
-        row = dict(zip(reversed(names), reversed(cells)))  # the first column of a name counts
+        row: dict[str, Any] = {}
+        for name, cell in zip(names, cells, strict=True):
+            row.setdefault(name, cell)  # the first column of a name counts
         entries.append(Entry(f"{file}:{number}", row))
     return names, entries
 

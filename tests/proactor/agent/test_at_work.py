@@ -110,17 +110,19 @@ def test_run_takes_lines_and_answers_each(
         "not json",
         '{"conversation": "c", "result": "3.1", "content": "on"}',
         '{"conversation": "c", "confirm": null}',
+        '{"conversation": "c", "speaker": "user", "text": "für den Flur"}',
     ]
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode("cp1252"))))
     call("run", run, "--stdin", "--greedy", "--log", "lines.jsonl")
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert [answer.get("kind") for answer in answers] == ["wait", "wait", "fire", None, None, None, None]
+    assert [answer.get("kind") for answer in answers] == ["wait", "wait", "fire", *[None] * 5]
     assert [answer.get("decided") for answer in answers[:3]] == [True, False, True]
     assert answers[2]["actions"][0]["params"] == {"room": "hall"}
     assert "speaker 'robot' is not known" in answers[3]["error"]
     assert "line 5:1: not JSON" in answers[4]["error"]
     assert answers[5] == {"conversation": "c", "result": "3.1"}
     assert "no action was asked" in answers[6]["error"]
+    assert "line 8:1: not UTF-8 (byte 0xfc)" in answers[7]["error"]
 
 
 def test_run_plays_a_chat(

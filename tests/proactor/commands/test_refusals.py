@@ -126,7 +126,7 @@ def end_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(
     ("name", "content", "arguments", "message"),
     [
-        ("metrics.jsonl", NOT_UTF8 + b"\n", ["report"], "metrics.jsonl:1: not JSON ("),
+        ("metrics.jsonl", NOT_UTF8 + b"\n", ["report"], "metrics.jsonl:1: not UTF-8 (byte 0xff)"),
         ("metrics.jsonl", b"{}\n3\n", ["report"], "metrics.jsonl:2: not an object"),
         (
             "metrics.jsonl",
@@ -134,10 +134,10 @@ def end_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
             ["report"],
             "metrics.jsonl:1: not JSON (an integer of 401 characters)",
         ),
-        ("summary.json", NOT_UTF8, ["report"], "summary.json:1: not JSON ("),
+        ("summary.json", NOT_UTF8, ["report"], "summary.json:1: not UTF-8 (byte 0xff)"),
         ("summary.json", b"[]", ["report"], "summary.json: not a JSON object"),
-        ("config.yaml", NOT_UTF8, ["report"], "config.yaml: not UTF-8 ("),
-        ("config.yaml", NOT_UTF8, ["train", "--resume"], "config.yaml: not UTF-8 ("),
+        ("config.yaml", NOT_UTF8, ["report"], "config.yaml:1: not UTF-8 (byte 0xff)"),
+        ("config.yaml", NOT_UTF8, ["train", "--resume"], "config.yaml:1: not UTF-8 (byte 0xff)"),
         ("config.yaml", b"seed: 1\nname: [", ["train", "--resume"], "config.yaml:2: not YAML ("),
         (
             "config.yaml",
@@ -164,7 +164,7 @@ def test_a_damaged_file_of_a_run_is_one_line(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (NOT_UTF8, "pretrained.json: "),
+        (NOT_UTF8, "pretrained.json:1: not UTF-8 (byte 0xff)"),
         (b'{"source": ', "pretrained.json: "),
         (b"[]", "pretrained.json: "),
         (b'{"source": "synthetic"}', "pretrained.json: unseen: Field required"),

@@ -130,7 +130,7 @@ def ask(served: Served, body: Any, **headers: str) -> tuple[int, dict[str, str],
     [
         (b"", "body:1: not JSON"),
         (b"{", "body:1: not JSON"),
-        (b"\xff\xfe", "body:1: not JSON"),
+        (b"\xff\xfe", "body:1: not UTF-8"),
         (b"[1]", "a JSON object, not list"),
         (b"null", "a JSON object, not NoneType"),
         (b"[" * 4000, "nested too deeply"),

@@ -15,7 +15,7 @@ from proactor import files
 from proactor.catalogs import write_catalog
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
-from proactor.files import SourceError, read_bytes
+from proactor.files import EncodingError, SourceError, read_bytes
 from proactor.sources import Corpus, load, split_of
 
 CATALOG = Catalog(
@@ -302,12 +302,20 @@ def test_a_file_that_unpacks_without_end(tmp_path: Path) -> None:
         read_bytes(tmp_path / "a.json.gz", 1000)
 
 
-@pytest.mark.parametrize("coding", ["utf-16", "utf-32", "latin-1"])
-def test_another_encoding(tmp_path: Path, coding: str) -> None:
-    record = json.dumps({**talk("hi", "yes?"), "domain": "café"}, ensure_ascii=False)
-    (tmp_path / "windows.jsonl").write_bytes(record.encode(coding))
-    with pytest.raises(SourceError, match=r"windows\.jsonl:1: "):
-        load("jsonl", tmp_path)
+@pytest.mark.parametrize(("coding", "byte"), [("utf-16", "ff"), ("utf-32", "ff"), ("latin-1", "e9")])
+@pytest.mark.parametrize(("name", "line"), [("windows.jsonl", 1), ("chats.csv", 2)])
+def test_another_encoding(tmp_path: Path, coding: str, byte: str, name: str, line: int) -> None:
+    text = json.dumps({**talk("hi", "yes?"), "domain": "café"}, ensure_ascii=False)
+    if name == "chats.csv":
+        text = "id,speaker,text\na,user,café\n"
+    (tmp_path / name).write_bytes(text.encode(coding))
+    with pytest.raises(EncodingError) as caught:
+        load("jsonl", tmp_path / name)
+    where = f"{tmp_path / name}:{line if coding == 'latin-1' else 1}"  # a mark is no UTF-8 either
+    assert str(caught.value) == (
+        f"{where}: not UTF-8 (byte 0x{byte}); write it in UTF-8, or let `proactor import` read it, which "
+        "finds its encoding"
+    )
 
 
 json_values = st.recursive(

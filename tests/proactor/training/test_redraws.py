@@ -127,7 +127,9 @@ def test_graph_mode_takes_none_of_it(tiny_model: Path, tmp_path: Path, override:
 def test_gradients_that_stay_not_finite_end_the_run(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the second GRPO step on every gradient is NaN: the third such step in a row is the last."""
+    """From the second GRPO step on every gradient is NaN: the third such step in a row is the last. The
+    message proposes what can be done: a resumed run keeps its rate.
+    """
     plain, calls = Engine.train, 0
 
     def broken(self: Engine, data: Any, settings: Any) -> dict[str, float]:
@@ -147,10 +149,17 @@ def test_gradients_that_stay_not_finite_end_the_run(
     )
     with pytest.raises(
         RunError, match=r"^grpo: the gradient was not finite in 3 steps in a row, up to step 8"
-    ):
+    ) as caught:
         train(settings, ui=Quiet())
     run = Run(settings.folder)
     rows = [row for row in run.rows() if row["kind"] == "grpo"]
     assert [row["nonfinite_gradient"] for row in rows] == [0, 1, 1, 1]
     assert len({row["adapter_norm"] for row in rows}) == 1, "nothing changed the adapter after the first"
     assert run.state.exists() and all(math.isfinite(row["lr"]) for row in rows)
+    proposed = str(caught.value).rpartition("(name=… ")[2].removesuffix("=…)").split()
+    assert proposed == [f"start={run.last}", "sft=null", "grpo.lr"]
+    assert (run.last / "adapter_config.json").exists()
+    lower = config(tmp_path, tiny_model, REWARD, "name=again", *proposed[:2], "grpo.lr=1e-5")
+    Run(lower.folder).begin(lower, resume=False, fresh=False)
+    with pytest.raises(RunError, match=r"grpo\.lr was"):
+        run.begin(settings.model_copy(update={"grpo": lower.grpo}), resume=True, fresh=False)

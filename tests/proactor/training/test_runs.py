@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
 from proactor.config import RunConfig
+from proactor.config_file import load_config
 from proactor.files import SourceError
 from proactor.sources.unseen import Unseen
 from proactor.training.runs import Run, RunError, read_rows
@@ -136,6 +138,47 @@ def test_a_resumed_run_keeps_what_makes_it_that_run(
     else:
         with pytest.raises(RunError, match=r"config\.yaml: .* was .*, now "):
             run.begin(other, resume=True, fresh=False)
+
+
+@pytest.mark.parametrize(
+    ("older", "name", "way"),
+    [
+        (
+            {"grpo": {"importance_cap": None}},
+            "grpo.importance_cap was None, now 'auto'",
+            "grpo.importance_cap=null",
+        ),
+        ({"grpo": {"beta": 0.3}}, "grpo.beta was 0.3, now 0.0", "grpo.beta=0.3"),
+        (
+            {"eval": {"metric": "pri"}, "reward": "rac"},
+            "reward was 'rac', now 'weighted_metric'",
+            "reward=rac",
+        ),
+        ({"lora": {"targets": ["q", "v"]}}, "lora.targets was ['q', 'v']", """'lora.targets=["q", "v"]'"""),
+        ({"sft": None}, "sft.acted was None, now 0.5", None),
+        ({"reward_options": {"f": 2}}, "reward_options.f was 2, now None", None),
+    ],
+)
+def test_a_run_of_older_defaults_can_go_on(
+    tmp_path: Path, older: dict[str, object], name: str, way: str | None
+) -> None:
+    """What the refusal names is taken: the key as an override, and the run's own config in any case."""
+    begun = RunConfig.model_validate(
+        {"name": "r", "model": "m", "sft": {}, "grpo": {}, "runs": str(tmp_path)} | older
+    )
+    run = Run(begun.folder)
+    run.begin(begun, resume=False, fresh=False)
+    run.log(row(1))
+    now, file = tmp_path / "now.yaml", run.folder / "config.yaml"
+    now.write_text(yaml.safe_dump({"name": "r", "model": "m", "sft": {}, "grpo": {}, "runs": str(tmp_path)}))
+    with pytest.raises(RunError) as caught:
+        run.begin(load_config(now), resume=True, fresh=False)
+    own = f"`proactor train {file} --resume` goes on with it, name=… starts another run"
+    assert f": {name}" in str(caught.value)
+    assert str(caught.value).endswith(f"keeps its config; {f'{way} or ' if way else ''}{own}")
+    run.begin(load_config(file), resume=True, fresh=False)
+    if way:
+        run.begin(load_config(now, shlex.split(way)), resume=True, fresh=False)
 
 
 def test_what_an_older_program_did_not_write_has_its_default(run: Run) -> None:

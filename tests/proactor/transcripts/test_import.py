@@ -311,7 +311,7 @@ def test_an_encoding_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     corpus, report = imported(tmp_path, file, "--encoding", "shift_jis")
     assert words(corpus)["a"][0] == ("user", "予約") and not report["counters"]
     said = refusal(capsys, "import", file, "--encoding", "utf-8", "--dry-run")
-    assert "x.csv:2: not utf-8" in said
+    assert "x.csv:2: not utf-8 (byte 0x97); --encoding NAME names another" in said
     assert "'utf-99' is no encoding" in refusal(capsys, "import", file, "--encoding", "utf-99", "--dry-run")
 
 
@@ -377,6 +377,7 @@ def test_a_part_that_comes_again_is_a_duplicate(tmp_path: Path, same_id: str) ->
             "x.csv:1: no column 'words' for the text; found chat_id, role, body",
         ),
         ("x.csv", "id,who,text\na,b,c\n", (), "no column for the speaker (speaker, role"),
+        ("x.csv", "id,who,text\na,b,c\n", (), "; found id, who, text; --columns speaker=NAME"),
         (
             "x.csv",
             CSV + "c3;bot;x\n",
