@@ -60,7 +60,7 @@ class StandIn:
         self.scores = torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(0))
         self.scores[:, END] = -100.0  # no sample ends before its time
 
-    def hidden(self, ids: Tensor, positions: Tensor, view: Any, adapter: bool, mask: Any) -> Tensor:
+    def hidden(self, ids: Tensor, positions: Tensor, view: Any, adapters: Any) -> Tensor:
         """States [T, 8]."""
         return self.states[: len(ids)]
 

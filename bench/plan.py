@@ -206,6 +206,11 @@ def held_bytes() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024
 
 
+def strided(values: Any) -> list[torch.Tensor]:
+    """The tensors among ``values``, without ordered weights, whose storage cannot be seen."""
+    return [t for t in tree_leaves(values) if isinstance(t, torch.Tensor) and not t.is_mkldnn]
+
+
 class LiveBytes(TorchDispatchMode):
     """The most bytes of storages made inside that lived at once."""
 
@@ -214,13 +219,12 @@ class LiveBytes(TorchDispatchMode):
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        known = {id(t.untyped_storage()) for t in strided((args, kwargs))}
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if id(storage) not in known and not hasattr(storage, "counted"):
-                    setattr(storage, "counted", Counted(self, storage.nbytes()))  # noqa: B010 - dies with it
+        for tensor in strided(out):
+            storage = tensor.untyped_storage()
+            if id(storage) not in known and not hasattr(storage, "counted"):
+                setattr(storage, "counted", Counted(self, storage.nbytes()))  # noqa: B010 - dies with it
         return out
 
 

@@ -78,6 +78,7 @@ class ChatChunks:
         self._choice, self._logprobs = choice, logprobs
         self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
         self._begun: set[int] = set()
+        self._adapter: str | None = None
         self._version = BASE_VERSION
 
     def of(self, piece: Piece) -> ChatCompletionChunk | None:
@@ -86,7 +87,7 @@ class ChatChunks:
         if whole and not new and not piece.last:  # what it calls is known when it ends
             return None
         self._begun.add(piece.index)
-        self._version = piece.sample.policy_version
+        self._adapter, self._version = piece.sample.adapter, piece.sample.policy_version
         start, end = (0, piece.end if piece.last else 0) if whole else (piece.start, piece.end)
         delta = ChoiceDelta(content="" if whole else piece.text, role="assistant" if new else None)
         reason = None
@@ -120,7 +121,7 @@ class ChatChunks:
             created=self._created,
             model=self._request.model,
             prompt_token_ids=prompt_ids,
-            system_fingerprint=fingerprint(self._version),
+            system_fingerprint=fingerprint(self._adapter, self._version),
             policy_version=self._version,
             usage=usage,
         )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from proactor.engine.adapter_names import BASE, POLICY
 from proactor.engine.types import BASE_VERSION
 
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -114,6 +115,6 @@ class ChatCompletion(Record):
     policy_version: int = BASE_VERSION
 
 
-def fingerprint(version: int) -> str:
-    """The name of the weights of a policy version."""
-    return "base" if version == BASE_VERSION else f"policy-{version}"
+def fingerprint(adapter: str | None, version: int) -> str:
+    """The name of an adapter's weights at a version."""
+    return BASE if version == BASE_VERSION else f"{adapter or POLICY}-{version}"

@@ -126,7 +126,7 @@ class ChatRequest(Config):
         schema = format_schema(self.response_format) if choice in ("auto", "none") else None
         return reply_constraint(template, self.tools, choice, schema, self.parallel_tool_calls)
 
-    def sampling(self, adapter: bool, context: int, template: ToolTemplate) -> Sampling:
+    def sampling(self, adapter: bool | str, context: int, template: ToolTemplate) -> Sampling:
         """How it is sampled; without a limit on new tokens, up to the end of the context."""
         limit = self.max_completion_tokens if self.max_tokens is None else self.max_tokens
         return Sampling(

@@ -10,24 +10,24 @@ import numpy as np
 from proactor.engine.types import BASE_VERSION, EngineError, Group, Sample
 
 
-def check_groups(groups: Sequence[Group], version: int) -> None:
-    """Raise EngineError, naming group and sample, for what no loss can take at policy ``version``.
+def check_groups(groups: Sequence[Group], version: int, adapter: str) -> None:
+    """Raise EngineError, naming group and sample, for what no loss can take at ``version`` of ``adapter``.
 
     That is: a prompt or a sample without tokens; masks, versions, log-probabilities, advantages or weights of
     another length than the tokens; log-probabilities that are NaN, advantages or weights that are not finite,
-    weights below 0; and tokens of a policy version that has not been yet.
+    weights below 0; samples of another adapter, and tokens of a version that has not been yet.
     """
     for i, group in enumerate(groups):
         if not len(group.prompt_ids):
             raise EngineError(f"group {i}: prompt_ids: a prompt needs at least one token")
         for j, sample in enumerate(group.samples):
             try:
-                _check(sample, version)
+                _check(sample, version, adapter)
             except EngineError as error:
                 raise EngineError(f"group {i}, sample {j}: {str(error).removeprefix('sample: ')}") from None
 
 
-def _check(sample: Sample, version: int) -> None:
+def _check(sample: Sample, version: int, adapter: str) -> None:
     count = len(sample.token_ids)
     if not count:
         raise EngineError("token_ids: a sample needs at least one token")
@@ -38,6 +38,11 @@ def _check(sample: Sample, version: int) -> None:
             raise EngineError(f"{name}: {len(values)} log-probabilities for {count} tokens")
         if len(values) and np.isnan(np.asarray(values, float)[trained]).any():
             raise EngineError(f"{name}: a log-probability of a trained token is NaN")
+    if sample.adapter not in (None, adapter):
+        raise EngineError(
+            f"drawn by adapter {sample.adapter!r}, and {adapter!r} is trained; to train on it as on a "
+            f"sample from elsewhere, set its adapter to None and its policy_version to {BASE_VERSION}"
+        )
     drawn_by = sample.token_versions()
     if not BASE_VERSION <= min(drawn_by) <= max(drawn_by) <= version:
         raise EngineError(

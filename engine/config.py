@@ -138,7 +138,10 @@ class Sampling(Config):
     )
     stop_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
     seed: int | None = None
-    adapter: bool = True
+    adapter: bool | str = Field(
+        True,
+        description="True: the engine's first adapter, if it has any; False: the base; or an adapter's name",
+    )
     ignore_eos: bool = False
     logit_mask: object | None = Field(
         None,

@@ -18,6 +18,7 @@ from torch import Tensor
 from proactor.engine.constraint_rows import ConstraintRows
 from proactor.engine.grammars import Matcher
 from proactor.engine.jobs import Job
+from proactor.engine.row_adapters import row_adapters
 from proactor.engine.step import SampleId
 from proactor.engine.stops import StopSearch
 from proactor.engine.types import Sample
@@ -55,8 +56,8 @@ class Draw:
 class DrawColumns:
     """The settings of draws [B], for as long as the same samples draw.
 
-    ``named``: bool [V] on the device, False for ids that are never drawn; None: all may be. ``adapter``:
-    `adapter_mask` of the draws. ``masked``: rows with a ``logit_mask``; ``constraints``: those with a
+    ``named``: bool [V] on the device, False for ids that are never drawn; None: all may be. ``adapters``:
+    those of the draws. ``masked``: rows with a ``logit_mask``; ``constraints``: those with a
     constraint, None where none has.
     """
 
@@ -79,7 +80,7 @@ class DrawColumns:
         self._no_noise = torch.zeros(len(draws), dtype=torch.float64, device=device)
         self._drawn = torch.empty((3, len(draws)), dtype=torch.float64, device=device)
         self._drawn_rows = self._drawn.unbind()
-        self.adapter = adapter_mask(np.asarray([s.adapter for s in settings], bool), device)
+        self.adapters = row_adapters([(draw.job.lora, 1) for draw in draws], device)
         self._ends = [draw.job.end_ids for draw in draws]
         self._any_end: frozenset[int] = frozenset().union(*self._ends)
         self._stopping = [(i, draw, draw.stops) for i, draw in enumerate(draws) if draw.stops is not None]
@@ -235,13 +236,6 @@ class NoiseAhead:
                 draw.ahead = values
         drawn = [draw.ahead.pop() for draw in self._draws]
         return torch.tensor(drawn, dtype=torch.float64, device=self._device)
-
-
-def adapter_mask(uses: NDArray[np.bool_], device: torch.device) -> tuple[Tensor | None, bool]:
-    """(adapter switch a row, float32; None when all agree; whether any row uses the adapter)."""
-    if uses.all() or not uses.any():
-        return None, bool(uses.any())
-    return torch.from_numpy(uses.astype(np.float32)).to(device), True
 
 
 def _columns(values: NDArray[np.float32], device: torch.device) -> Sequence[Tensor]:

@@ -19,17 +19,21 @@ from proactor.engine.sampling_loop import SamplingLoop
 from proactor.engine.trainer import Tally, Trainer
 from proactor.engine.training import add_gradient, lay_out, needs_all_ranks, take_steps
 from proactor.engine.types import EngineError, Group
+from proactor.engine.weights import Weights
 
 
 class EarlyGradient:
     """The gradient of one step, begun before all groups are there. Made by `Engine.early_gradient`."""
 
-    def __init__(self, trainer: Trainer, policy: Policy, loop: SamplingLoop, config: GRPO) -> None:
+    def __init__(
+        self, trainer: Trainer, policy: Policy, weights: Weights, loop: SamplingLoop, config: GRPO
+    ) -> None:
         self._trainer, self._policy, self._loop, self._config = trainer, policy, loop, config
+        self._weights = weights
         self._tally = Tally()
         self._added: dict[int, Group] = {}  # by id; they are kept, so that no other group gets theirs
         self._passes: list[Call[None]] = []
-        self._version = policy.version
+        self._version = weights.version
 
     @staticmethod
     def possible(config: GRPO) -> bool:
@@ -61,11 +65,11 @@ class EarlyGradient:
         return self._loop.change(partial(self._train, groups), update=True)
 
     def _pass(self, groups: list[Group]) -> None:
-        work = lay_out(self._trainer, self._policy, groups, self._config)
+        work = lay_out(self._trainer, self._policy, self._weights, groups, self._config)
         if not self._tally.sums:  # the first
             self._trainer.zero_grad()  # an earlier call that raised may have left gradients
         self._tally.add(work.sums)
-        add_gradient(self._trainer, self._policy, work, work.batches[0], self._tally)
+        add_gradient(self._trainer, self._weights, work, work.batches[0], self._tally)
 
     def _train(self, groups: Sequence[Group]) -> dict[str, float]:
         trainer, policy, config = self._trainer, self._policy, self._config
@@ -74,12 +78,12 @@ class EarlyGradient:
             data = listed(groups, (Group,), "train: GRPO")
             for one in self._passes:
                 one.wait()  # each has ended: it was before this one in the line
-            if policy.version != self._version:
+            if self._weights.version != self._version:
                 raise EngineError("train: the weights have changed since groups were added early")
             if lost := len(self._added.keys() - {id(group) for group in data}):
                 raise EngineError(f"train: {lost} groups that were added early are missing")
             rest = [group for group in data if id(group) not in self._added]
-            work = lay_out(trainer, policy, rest, config)
+            work = lay_out(trainer, policy, self._weights, rest, config)
             if not self._passes:
                 trainer.zero_grad()
-            return take_steps(trainer, policy, work, config, self._tally, given=bool(data))
+            return take_steps(trainer, policy, self._weights, work, config, self._tally, given=bool(data))

@@ -6,6 +6,7 @@ a layer's backward reads; `tests/engine/test_footprint.py` holds it to what auto
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ COLUMNS = 256
 class Footprint:
     """Bytes of one model.
 
-    Held: ``weights``, ``adapter`` (with its gradient), ``optimizer`` (both moments). ``loading``: scratch
+    Held: ``weights``, ``adapter`` (all, with gradients), ``optimizer`` (their moments). ``loading``: scratch
     while weights are read. ``token``: KV of a token. ``row``, ``trained_row``: of a row in a pass without and
     with gradient. ``product`` (the largest weight, dequantised) and ``head``, ``trained_head`` (chunks of
     logits): of a pass of any size. ``logits``: of a decoding sequence, and ``parts`` for each `SPLIT` tokens
@@ -73,13 +74,18 @@ class Footprint:
         return max(0, room - self.pass_bytes(0, gradient)) // row
 
     @classmethod
-    def of(cls, config: ModelConfig, lora: LoRA | None, nf4: bool, dtype: torch.dtype) -> Footprint:
-        """The footprint of a model and its adapter; ``nf4``: linears stay 4-bit, else all is ``dtype``."""
+    def of(
+        cls, config: ModelConfig, lora: LoRA | Iterable[LoRA] | None, nf4: bool, dtype: torch.dtype
+    ) -> Footprint:
+        """The footprint of a model and its adapter or adapters, of which a pass with gradient has one;
+        ``nf4``: linears stay 4-bit, else all is ``dtype``.
+        """
+        loras = [lora] if isinstance(lora, LoRA) else list(lora or ())
         size, tensor = dtype.itemsize, shapes(config)
         largest = max(sum(tensor[t][0] for t in group) * tensor[group[0]][1] for group in GROUPS)
-        pairs = adapted(lora, config.num_layers) if lora else {}
-        parameters = adapter_parameters(config, lora) if lora else 0
-        layers, ranks = config.num_layers, sum(pair.rank for pair in pairs.values())
+        parameters = sum(adapter_parameters(config, lora) for lora in loras)
+        layers = config.num_layers
+        ranks = max((sum(p.rank for p in adapted(lora, layers).values()) for lora in loras), default=0)
         trained = layers * saved_row(config, size) + (ranks + 6 * config.hidden_size) * size
         return cls(
             weights=weight_bytes(config, nf4, size),

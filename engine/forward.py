@@ -94,24 +94,24 @@ def segment_view(decoder: Decoder, segments: list[Segment], origin: int = 0) -> 
     return TreeView(blocks, scale, decoder.form.exact, kv_heads)
 
 
-def tree_logprobs(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tensor, Layout]:
+def tree_logprobs(decoder: Decoder, tree: Tree) -> tuple[Tensor, Layout]:
     """`head_rows` and `head_logprobs` in one: (log-probabilities [N], the tree's layout)."""
-    rows, flat = head_rows(decoder, tree, adapter)
+    rows, flat = head_rows(decoder, tree)
     return head_logprobs(decoder, rows, flat), flat
 
 
-def head_rows(decoder: Decoder, tree: Tree, adapter: bool = True) -> tuple[Tensor, Layout]:
+def head_rows(decoder: Decoder, tree: Tree) -> tuple[Tensor, Layout]:
     """(rows [R, H] of a tree that enter the head, the tree's layout on their device).
 
-    Differentiable when gradients are on; ``adapter`` False takes the bare base model. The tree must have a
-    trained token. Raises EngineError for ids outside the vocabulary and for sequences beyond the context.
+    Differentiable when gradients are on. The tree must have a trained token. Raises EngineError for ids
+    outside the vocabulary and for sequences beyond the context.
     """
     flat = layout(tree)
     check_ids(decoder, tree, flat)
     assert len(flat.head_row), "callers leave out groups without a trained token"
     flat = flat.to(decoder.device)
     view = tree_view(decoder, tree, flat.start)
-    hidden = decoder.hidden(flat.ids, flat.positions, view, adapter)
+    hidden = decoder.hidden(flat.ids, flat.positions, view)
     return decoder.final_norm(hidden.index_select(0, flat.head_row)), flat
 
 
@@ -127,13 +127,11 @@ def head_logprobs(decoder: Decoder, rows: Tensor, flat: Layout) -> Tensor:
     return logp[flat.unsort]
 
 
-def tree_choices(
-    decoder: Decoder, tree: Tree, allowed: Tensor | None, adapter: bool = True
-) -> tuple[Tensor, Layout]:
+def tree_choices(decoder: Decoder, tree: Tree, allowed: Tensor | None) -> tuple[Tensor, Layout]:
     """(int64 [N], the tree's layout): the most probable id, of those ``allowed`` (bool [V]), where each
     trained token stands. No gradient.
     """
-    rows, flat = head_rows(decoder, tree, adapter)
+    rows, flat = head_rows(decoder, tree)
     out = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     for start, stop in row_chunks(len(rows), decoder.head):
         logits = decoder.head_linear(rows[start:stop], decoder.head)

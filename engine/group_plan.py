@@ -188,10 +188,10 @@ def _kept_work(flat: Layout, chunks: Sequence[Chunk]) -> Work:
     return Work(sum(part.rows for part in parts), sum(part.pairs for part in parts))
 
 
-def group_planner(decoder: Decoder, lora: LoRA, budgets: Budgets) -> GroupPlanner:
-    """The plans of a loaded model."""
+def group_planner(decoder: Decoder, lora: LoRA, beside: Sequence[LoRA], budgets: Budgets) -> GroupPlanner:
+    """The plans of a loaded model for the adapter ``lora``, with others ``beside`` it."""
     config, nf4 = decoder.config, decoder.nbytes()["nf4"] > 0
-    footprint = Footprint.of(config, lora, nf4, decoder.dtype)
+    footprint = Footprint.of(config, [lora, *beside], nf4, decoder.dtype)
     operations = Operations.of(config, lora)
     peak = Peak(config, lora.rank, footprint, use_triton(decoder.embed))
     return GroupPlanner(budgets, operations, peak, footprint.held, decoder.form.exact)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
+from proactor.engine.adapter_names import chosen
 from proactor.engine.arguments import short
 from proactor.engine.config import Sampling
 from proactor.engine.grammars import Grammar, Grammars
+from proactor.engine.lora import LoRABuffer
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.prompts import Prompt, check_keys, check_prompts
 from proactor.engine.types import BASE_VERSION, EngineError, Sample
@@ -22,8 +24,9 @@ class Job:
     ``noise``: (unsigned 64-bit seed, iteration, group key), which with sample index and position decides
     every token. ``limit``: most tokens of a sample, ``sampling.max_tokens`` or what the context leaves.
     ``index``: place of the prompt in the call, for errors. ``grammar``: its constraint, compiled.
-    ``namespace`` (cache key of its KV) and ``version`` (policy version of what it draws) are set when
-    sampling starts; ``renewals``: updates that it has gone on through since.
+    ``adapter``: the name of its adapter, None for the base; its ``lora``, ``namespace`` (cache key of its KV)
+    and ``version`` (of what it draws) are set when sampling starts; ``renewals``: updates that it has gone on
+    through since.
 
     Where the prompt is a trajectory so far: ``first`` is the noise's index of the first sample, ``offset``
     the position of the first token from the trajectory's root, ``known`` how many tokens of the prompt were
@@ -41,6 +44,8 @@ class Job:
     offset: int = 0
     known: int = 0
     lease: int | None = None
+    adapter: str | None = None
+    lora: LoRABuffer | None = None
     namespace: Hashable = None
     version: int = BASE_VERSION
     renewals: int = 0
@@ -52,7 +57,7 @@ class JobMaker:
     """Prompts to jobs for one model.
 
     ``encode`` gives a prompt's token ids. ``grammars`` compiles constraints. ``stop_strings``: whether a
-    tokenizer can find them.
+    tokenizer can find them. ``adapters``: their names.
     """
 
     encode: Callable[[Prompt], list[int]]
@@ -60,6 +65,7 @@ class JobMaker:
     eos_ids: frozenset[int]
     stop_strings: bool
     grammars: Grammars
+    adapters: Sequence[str]
 
     def make(
         self,
@@ -93,6 +99,7 @@ class JobMaker:
                 end_ids |= self.eos_ids
             grammar = None
             try:
+                adapter = chosen(setting.adapter, self.adapters)
                 ids = self.encode(prompt)
                 limit = _limit(ids, setting, self.config)
                 if setting.constraint is not None:
@@ -100,7 +107,7 @@ class JobMaker:
             except EngineError as error:
                 raise type(error)(f"prompt {i}: {error}") from error
             noise_key = seed & UINT64, step, int(key)
-            jobs.append(Job(ids, setting, noise_key, limit, end_ids, i, grammar))
+            jobs.append(Job(ids, setting, noise_key, limit, end_ids, i, grammar, adapter=adapter))
         return jobs
 
 

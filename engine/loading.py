@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from proactor.engine.adapter_names import named_adapters
 from proactor.engine.arguments import instance, integer, path_of, short
 from proactor.engine.bnb4bit import is_4bit
 from proactor.engine.checkpoint import load_weights, resolve_model
@@ -37,18 +38,20 @@ class Model(NamedTuple):
     """A model that is ready to run.
 
     ``tokenizer`` is None where the folder has none, ``budgets`` where nothing is known of the memory.
+    ``adapters``: by name, the first that of the decoder; None: that one alone, if any.
     """
 
     config: ModelConfig
     decoder: Decoder
     tokenizer: Any
     budgets: Budgets | None = None
+    adapters: Mapping[str, LoRABuffer] | None = None
 
 
 def read_arguments(
     path: str | Path,
     config: EngineConfig | None,
-    lora: LoRA | None,
+    lora: LoRA | Mapping[str, LoRA] | None,
     seed: int,
     progress: Callable[[int, int], None] | None,
     options: dict[str, Any],
@@ -59,8 +62,7 @@ def read_arguments(
     path_of(path, "Engine.load", "a folder or hub id")
     if config is not None:
         instance(config, EngineConfig, "Engine.load: config")
-    if lora is not None:
-        instance(lora, LoRA, "Engine.load: lora")
+    named_adapters(lora, "Engine.load: lora")
     integer(seed, "Engine.load: seed")
     if progress is not None and not callable(progress):
         raise EngineError(f"Engine.load: progress should be a function (done, total), not {short(progress)}")
@@ -70,11 +72,12 @@ def read_arguments(
 def build(
     path: str | Path,
     options: EngineConfig,
-    lora: LoRA | None = None,
+    lora: LoRA | Mapping[str, LoRA] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Load a model; arguments as `Engine.load`. Raises EngineError for what cannot be loaded or run."""
+    loras = named_adapters(lora)
     folder = resolve_model(path, options.revision)
     config = ModelConfig.from_folder(folder)
     device = choose_device(options.device)
@@ -90,9 +93,9 @@ def build(
     stored_4bit = _is_4bit(folder, options)
     dense = options.resident == "dense" or (options.resident == "auto" and not fused)
     if device.type == "cpu" and stored_4bit and not fused:
-        dense = fits_host(config, lora, dtype, options.resident, Path(path).name)
+        dense = fits_host(config, [*loras.values()], dtype, options.resident, Path(path).name)
     planner = Planner(
-        Footprint.of(config, lora, not dense and stored_4bit, dtype),
+        Footprint.of(config, loras.values(), not dense and stored_4bit, dtype),
         options,
         config.context_length,
         f"{Path(path).name} on {device}",
@@ -104,14 +107,17 @@ def build(
         weights = load_weights(
             folder, config, quantization=options.quantization, dtype=dtype, device=device, progress=progress
         )
-        buffer = LoRABuffer(config, lora, device, seed) if lora is not None else None
-        decoder = Decoder.build(config, weights, dtype, buffer, dense, deterministic)
+        adapters = {name: LoRABuffer(config, pairs, device, seed) for name, pairs in loras.items()}
+        first = next(iter(adapters.values()), None)
+        decoder = Decoder.build(config, weights, dtype, first, dense, deterministic)
     if deterministic:
-        min_rows = exact_minimum(exact_linear, decoder.linear_shapes(), dtype)
+        wearing = [decoder, *map(decoder.wearing, adapters.values())]
+        products = set[tuple[int, int]]().union(*(each.linear_shapes() for each in wearing))
+        min_rows = exact_minimum(exact_linear, products, dtype)
         decoder.form = Exactness(exact_linear, min_rows, exact=True)
     elif device.type == "cpu" and not use_triton(decoder.embed):
         decoder.form = Exactness(fastest_cpu_linear())
-    return Model(config, decoder, load_tokenizer(folder), _budgets(planner, device))
+    return Model(config, decoder, load_tokenizer(folder), _budgets(planner, device), adapters)
 
 
 def _is_4bit(folder: Path, options: EngineConfig) -> bool:

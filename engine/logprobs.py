@@ -16,14 +16,15 @@ from proactor.engine.policy import Policy
 from proactor.engine.prompts import ids_of
 from proactor.engine.ranges import ranged
 from proactor.engine.types import EngineError, Group, Sample, with_parents
+from proactor.engine.weights import Weights
 
 
 @torch.no_grad()
 def sequence_logprobs(
     policy: Policy,
+    weights: Weights,
     sequences: Sequence[Sequence[int]],
     spans: Sequence[tuple[int, int]] | None,
-    adapter: bool,
     trees: Sequence[Hashable] | None = None,
 ) -> list[Tensor]:
     """Log-probabilities (temperature 1) of ids[start:end] of each sequence, float32 on the CPU.
@@ -32,16 +33,15 @@ def sequence_logprobs(
     `Group.tree`. Raises EngineError for an impossible span or a sequence beyond the context.
     """
     groups, places = _groups(policy, sequences, spans, trees)
-    return _by_sequence(scored_trees(policy, groups, adapter), places, [torch.empty(0) for _ in sequences])
+    return _by_sequence(scored_trees(policy, weights, groups), places, [torch.empty(0) for _ in sequences])
 
 
 @torch.no_grad()
-def sequence_choices(policy: Policy, sequences: Sequence[Sequence[int]], adapter: bool) -> list[Tensor]:
+def sequence_choices(policy: Policy, weights: Weights, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
     """`Engine.greedy`."""
     groups, places = _groups(policy, sequences, None, None)
     results = (
-        tree_choices(policy.decoder, tree, policy.named, adapter)
-        for tree in policy.trees(groups, gradient=False)
+        tree_choices(weights.decoder, tree, policy.named) for tree in policy.trees(groups, gradient=False)
     )
     return _by_sequence(results, places, [torch.empty(0, dtype=torch.int64) for _ in sequences])
 
@@ -102,10 +102,10 @@ def _span(span: Sequence[int], index: int) -> tuple[int, int]:
 
 
 def scored_samples(
-    policy: Policy, groups: Sequence[Group], adapter: bool = True
+    policy: Policy, weights: Weights, groups: Sequence[Group]
 ) -> Iterator[tuple[Sample, Tensor]]:
     """Each sample of ``groups`` with the log-probabilities of its trained tokens."""
-    return by_sample(scored_trees(policy, groups, adapter))
+    return by_sample(scored_trees(policy, weights, groups))
 
 
 def by_sample(results: Iterable[tuple[Tensor, Layout]]) -> Iterator[tuple[Sample, Tensor]]:
@@ -116,27 +116,27 @@ def by_sample(results: Iterable[tuple[Tensor, Layout]]) -> Iterator[tuple[Sample
 
 
 def scored_trees(
-    policy: Policy, groups: Sequence[Group], adapter: bool = True
+    policy: Policy, weights: Weights, groups: Sequence[Group]
 ) -> Iterator[tuple[Tensor, Layout]]:
     """(log-probabilities, layout) of each tree of ``groups``."""
     for tree in policy.trees(groups, gradient=False):
         what = f"a pass over a tree of {tree.rows} rows without gradient"
         shortage = naming_shortage(policy.decoder.device, what, "set token_budget to less")
         with shortage, ranged("score: tree"):
-            values, flat = tree_logprobs(policy.decoder, tree, adapter)
+            values, flat = tree_logprobs(weights.decoder, tree)
         yield values, flat
 
 
-def mean_nll(policy: Policy, parallel: Parallel, groups: Sequence[Group]) -> float:
+def mean_nll(policy: Policy, weights: Weights, parallel: Parallel, groups: Sequence[Group]) -> float:
     """`Engine.nll`: the mean of `total_nll` over all ranks. Every rank must call this."""
     with parallel.together("nll"):
-        total, count = total_nll(policy, groups)
+        total, count = total_nll(policy, weights, groups)
     sums, _ = parallel.reduce({"total": total, "count": count}, {})
     return sums["total"] / max(sums["count"], 1.0)
 
 
 @torch.no_grad()
-def total_nll(policy: Policy, groups: Sequence[Group]) -> tuple[float, float]:
+def total_nll(policy: Policy, weights: Weights, groups: Sequence[Group]) -> tuple[float, float]:
     """(sum of the negative log-likelihoods, number) of the groups' trained tokens, in nats.
 
     Groups without a trained token are left out.
@@ -144,6 +144,6 @@ def total_nll(policy: Policy, groups: Sequence[Group]) -> tuple[float, float]:
     total, count = 0.0, 0.0
     policy.refuse_long(groups, gradient=False)
     kept = with_parents(groups, lambda group: not group.masked)
-    for values, _ in scored_trees(policy, kept):
+    for values, _ in scored_trees(policy, weights, kept):
         total, count = total - float(values.double().sum()), count + len(values)
     return total, count

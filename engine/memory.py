@@ -291,13 +291,15 @@ def host_memory() -> int | None:
     return found[0] << 10 if found else None
 
 
-def fits_host(config: ModelConfig, lora: LoRA | None, dtype: torch.dtype, resident: str, name: str) -> bool:
+def fits_host(
+    config: ModelConfig, loras: Sequence[LoRA], dtype: torch.dtype, resident: str, name: str
+) -> bool:
     """Whether the 4-bit linears of a model on the CPU are held dense: as asked, or ("auto") where it fits.
 
     Raises EngineError, before anything is read, for a model that is larger than the available memory.
     """
     free = host_memory()
-    dense, nf4 = (Footprint.of(config, lora, kept, dtype).held for kept in (False, True))
+    dense, nf4 = (Footprint.of(config, loras, kept, dtype).held for kept in (False, True))
     held = resident == "dense" or (resident == "auto" and (free is None or dense <= HOST_SHARE * free))
     need = dense if held else nf4
     if free is not None and need > free:

@@ -6,7 +6,8 @@ sequence or tree node, with a position. The view decides which rows it sees.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -16,6 +17,7 @@ from proactor.engine.base_linear import BaseLinear, form_of, stack_linears
 from proactor.engine.lora import GROUPS, LoRABuffer, shapes
 from proactor.engine.lora_config import Target
 from proactor.engine.model_config import ModelConfig
+from proactor.engine.row_adapters import RowAdapters
 from proactor.kernels.linear import Linear, library_linear, padded_rows
 from proactor.kernels.lora import Remade, lora_linear
 from proactor.kernels.nf4 import NF4Tensor
@@ -66,7 +68,10 @@ class Exactness:
 
 @dataclass(slots=True)
 class Decoder:
-    """Frozen base model with adapters. Built by `Decoder.build`."""
+    """Frozen base model with an adapter, or bare. Built by `Decoder.build`; `wearing` gives it another one.
+
+    ``counts``: of all that share the base.
+    """
 
     config: ModelConfig
     dtype: torch.dtype
@@ -78,7 +83,7 @@ class Decoder:
     sin: Tensor
     lora: LoRABuffer | None = None
     form: Exactness = field(default_factory=Exactness)
-    rows_computed: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def build(
@@ -129,6 +134,15 @@ class Decoder:
             lora,
         )
 
+    def wearing(self, lora: LoRABuffer | None) -> Decoder:
+        """The same base with another adapter, or none; nothing is copied."""
+        return self if lora is self.lora else replace(self, lora=lora)
+
+    @property
+    def rows_computed(self) -> int:
+        """Rows that went through the layers, with any adapter."""
+        return self.counts["rows"]
+
     @property
     def device(self) -> torch.device:
         """Where the weights live."""
@@ -150,23 +164,27 @@ class Decoder:
         ids: Tensor,
         positions: Tensor,
         view: AttentionView,
-        adapter: bool = True,
-        row_mask: Tensor | None = None,
+        adapters: RowAdapters | None = None,
     ) -> Tensor:
         """Last hidden rows before the final norm: ids, positions int64 [T] -> [T, H].
 
-        ``adapter`` False runs the bare base model; ``row_mask`` float [T] switches the adapter per row.
+        ``adapters``: those of the rows; None: this decoder's own on all rows.
         """
         rows = ids.shape[0]
-        self.rows_computed += rows
+        self.counts["rows"] += rows
+        if adapters is None:
+            adapters = [] if self.lora is None else [(self.lora, None)]
         pad = self.form.padding(rows)
         if pad:
             ids, positions = (torch.cat([t, t[:1].expand(pad)]) for t in (ids, positions))
-            row_mask = None if row_mask is None else torch.cat([row_mask, row_mask[:1].expand(pad)])
+            adapters = [
+                (lora, None if mask is None else torch.cat([mask, mask[:1].expand(pad)]))
+                for lora, mask in adapters
+            ]
         cos, sin = self.cos[positions[:rows]], self.sin[positions[:rows]]
         h, delta = self.embed[ids], None
         for i, layer in enumerate(self.layers):
-            delta, h = self._layer(i, layer, h, delta, cos, sin, rows, view, adapter, row_mask)
+            delta, h = self._layer(i, layer, h, delta, cos, sin, rows, view, adapters)
         return (h if delta is None else h + delta)[:rows]
 
     def _layer(
@@ -179,8 +197,7 @@ class Decoder:
         sin: Tensor,
         rows: int,
         view: AttentionView,
-        adapter: bool,
-        row_mask: Tensor | None,
+        adapters: RowAdapters,
     ) -> tuple[Tensor, Tensor]:
         """(the layer's last addition to the residual stream, the stream before it).
 
@@ -189,9 +206,10 @@ class Decoder:
         c = self.config
 
         def linear(x: Tensor, group: tuple[Target, ...], remade: Remade | None = None) -> Tensor:
-            low_rank = self.lora.adapters.get((i, group)) if adapter and self.lora else None
             base = layer.linears[group]
-            return lora_linear(x, base.weight, base.bias, low_rank, row_mask, self.form.linear, remade)
+            here = [(pair, mask) for lora, mask in adapters if (pair := lora.adapters.get((i, group)))]
+            first, mask = here[0] if here else (None, None)
+            return lora_linear(x, base.weight, base.bias, first, mask, self.form.linear, remade, here[1:])
 
         def normed(weight: Tensor, h: Tensor) -> Remade:
             return Remade(h, lambda h: rms_norm(h, weight, c.rms_eps))

@@ -22,6 +22,7 @@ from proactor.engine.trainer import Tally
 from proactor.engine.tree_gradient import OldPolicy
 from proactor.engine.types import Sample
 from proactor.engine.update import Batch
+from proactor.engine.weights import Weights
 
 
 class OldPolicies:
@@ -31,8 +32,8 @@ class OldPolicies:
     0 where they have none.
     """
 
-    def __init__(self, policy: Policy, batches: Sequence[Batch], config: GRPO) -> None:
-        self._policy, self._batches, self._version = policy, batches, policy.version
+    def __init__(self, policy: Policy, weights: Weights, batches: Sequence[Batch], config: GRPO) -> None:
+        self._policy, self._weights, self._batches, self._version = policy, weights, batches, weights.version
         self._each, self._measuring = config.minibatches, False
         self.cap = config.truncation or 0.0
         self.present: OldPolicy | None = None
@@ -67,7 +68,9 @@ class OldPolicies:
         """The trainer's log-probabilities of the tokens of ``batches``, now."""
         groups = [group for members, _ in batches for group in members]
         with torch.no_grad():
-            return {id(sample): values for sample, values in scored_samples(self._policy, groups)}
+            return {
+                id(sample): values for sample, values in scored_samples(self._policy, self._weights, groups)
+            }
 
     def _recorded_earlier(self, batches: Sequence[Batch]) -> dict[int, Tensor]:
         """What was recorded of tokens that an earlier policy drew, of the samples that have some; NaN for the

@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from proactor.engine.adapter_names import BASE, POLICY
 from proactor.engine.arguments import integer
 from proactor.engine.chat import ChatFormat
 from proactor.engine.chat_chunk import ChatChunks, ChatCompletionChunk
@@ -38,8 +39,8 @@ from proactor.engine.types import EngineError
 
 C = TypeVar("C")
 
-MODELS = {"base": False, "policy": True}
-"""Names of the weights, and whether the adapter is on."""
+MODELS: Mapping[str, bool | str] = {BASE: False, POLICY: True}
+"""Names of the weights, and what `Sampling.adapter` is for them; beside them the names of all adapters."""
 
 
 class Completions:
@@ -148,13 +149,12 @@ class OpenAIClient:
         """
         if chat is None:
             raise EngineError(f"{base_name}: no tokenizer in the model folder, so there is no chat")
-        names = {**MODELS, base_name: False}
+        known = {**MODELS, **{name: name for name in maker.adapters}}
+        names = {**known, **({} if base_name in known else {base_name: False})}
         for alias, name in (aliases or {}).items():
-            if name not in MODELS:
-                raise EngineError(
-                    f"openai: alias {alias!r} stands for {name!r}, which is none of {list(MODELS)}"
-                )
-            names[alias] = MODELS[name]
+            if name not in known:
+                raise EngineError(f"openai: alias {alias!r} stands for {name!r}, which is none of {[*known]}")
+            names[alias] = known[name]
         return cls(Desk(loop, maker, ToolTemplate(chat), TextPieces(chat.tokenizer), names, *noise))
 
     @property

@@ -47,7 +47,7 @@ class RequestTimeout(EngineError, TimeoutError):
 class Desk:
     """Takes requests to the sampler and makes completions of its groups.
 
-    ``names``: of models, and whether each has the adapter on. ``unnamed`` numbers the requests without a
+    ``names``: of models, and the `Sampling.adapter` of each. ``unnamed`` numbers the requests without a
     seed; ``numbers`` those of a client that has one. ``token_texts``: those that were decoded, by id.
     """
 
@@ -55,7 +55,7 @@ class Desk:
     maker: JobMaker
     template: ToolTemplate
     texts: TextPieces
-    names: Mapping[str, bool]
+    names: Mapping[str, bool | str]
     engine_seed: int
     unnamed: Iterator[int]
     seed: int | None = None
@@ -104,7 +104,7 @@ class Desk:
 
     def completion(self, request: ChatRequest, group: Group) -> ChatCompletion:
         """The completion of a request. Raises RequestTimeout where its time was over."""
-        usage, version = self.usage(request, group), group.samples[0].policy_version
+        usage, first = self.usage(request, group), group.samples[0]
         return ChatCompletion(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             choices=[self.choice(request, i, sample) for i, sample in enumerate(group.samples)],
@@ -112,8 +112,8 @@ class Desk:
             model=request.model,
             prompt_token_ids=group.prompt_ids,
             usage=usage,
-            system_fingerprint=fingerprint(version),
-            policy_version=version,
+            system_fingerprint=fingerprint(first.adapter, first.policy_version),
+            policy_version=first.policy_version,
         )
 
     def count(self, counts: Mapping[str, int]) -> None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from proactor.engine.adapter_names import chosen, trained
 from proactor.engine.chat import open_chat
 from proactor.engine.config import EngineConfig
 from proactor.engine.grammars import Grammars
@@ -28,12 +29,13 @@ from proactor.engine.text import drawable_ids
 from proactor.engine.text_stream import TextPieces
 from proactor.engine.trainer import Trainer
 from proactor.engine.types import EngineError
+from proactor.engine.weights import Weights
 
 T = TypeVar("T")
 
 
 class Parts:
-    """The policy (weights, sampler, KV cache), the trainer, the thread that works on them, and the ranks."""
+    """The policy (weights, sampler, KV cache), a trainer an adapter, the thread of both, and the ranks."""
 
     def __init__(self, model: Model, options: EngineConfig, seed: int = 0, name: str = "") -> None:
         decoder, tokenizer = model.decoder, model.tokenizer
@@ -48,15 +50,20 @@ class Parts:
             self.eos_ids |= {tokenizer.eos_token_id} - {None}
             self.vocabulary, named = drawable_ids(tokenizer, self.config.vocab_size, self.eos_ids)
         budgets = model.budgets or Budgets.fixed(options)
-        self._policy = Policy(decoder, tokenizer, options, budgets, named)
+        self._policy = Policy(decoder, tokenizer, options, budgets, named, model.adapters)
+        self.adapters = tuple(self._policy.adapters)
         trees = partial(self._policy.trees, gradient=True)
-        chunk_rows = budgets.chunk_of
-        self.trainer = Trainer(decoder, self.parallel, trees, chunk_rows) if decoder.lora else None
+        self._trainers = {
+            name: Trainer(weights.decoder, self.parallel, trees, budgets.chunk_of, name)
+            for name, weights in self._policy.adapters.items()
+        }
         self._owner = Owner(decoder.device)
         self._loop = SamplingLoop(self._owner, self._policy, options.max_waiting)
         encode = partial(encode_prompt, chat=self.chat, model=name)
         grammars = Grammars(tokenizer, self.config.vocab_size, self.eos_ids)
-        self._maker = JobMaker(encode, self.config, self.eos_ids, tokenizer is not None, grammars)
+        self._maker = JobMaker(
+            encode, self.config, self.eos_ids, tokenizer is not None, grammars, self.adapters
+        )
         self._texts = TextPieces(tokenizer) if tokenizer is not None else None
         self._unnamed, self._counting = itertools.count(), threading.Lock()
         self._rank_events = Counter(late_groups=0, roll_calls=0)
@@ -65,13 +72,23 @@ class Parts:
 
     @property
     def decoder(self) -> Decoder:
-        """The model. Raises EngineError after `release`."""
+        """The model, with the first adapter. Raises EngineError after `release`."""
         return self._policy.decoder
 
     @property
+    def trainer(self) -> Trainer | None:
+        """That of the first adapter; None where there is none, and after `release`."""
+        return next(iter(self._trainers.values()), None)
+
+    @property
     def policy_version(self) -> int:
-        """Updates of the adapter so far."""
-        return self._policy.version
+        """Updates of the first adapter so far."""
+        return self._policy.first.version
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Updates of each adapter so far."""
+        return {name: weights.version for name, weights in self._policy.adapters.items()}
 
     @property
     def context_length(self) -> int:
@@ -101,13 +118,15 @@ class Parts:
     @property
     def seconds_waited(self) -> float:
         """Seconds since loading that this rank had its gradient and waited for the others'."""
-        return self.trainer.seconds_waited if self.trainer else 0.0
+        return sum(trainer.seconds_waited for trainer in self._trainers.values())
 
     def memory(self) -> dict[str, int]:
-        """Bytes by kind: those of `Decoder.nbytes`, the optimizer, and the KV cache."""
+        """Bytes by kind: those of `Decoder.nbytes` with all adapters, the optimizers, and the KV cache."""
+        trainers = self._trainers.values()
         return {
             **self.decoder.nbytes(),
-            "optimizer": 2 * self.trainer.optimizer.m.nbytes if self.trainer else 0,
+            "adapter": sum(trainer.decoder.nbytes()["adapter"] for trainer in trainers),
+            "optimizer": sum(2 * trainer.optimizer.m.nbytes for trainer in trainers),
             "kv": self._policy.cache_bytes(),
         }
 
@@ -118,17 +137,25 @@ class Parts:
         """
         return {
             "rows_computed": self.decoder.rows_computed,
-            "skipped_steps": self.trainer.optimizer.skipped_steps if self.trainer else 0,
-            "empty_steps": self.trainer.optimizer.empty_steps if self.trainer else 0,
+            "skipped_steps": sum(t.optimizer.skipped_steps for t in self._trainers.values()),
+            "empty_steps": sum(t.optimizer.empty_steps for t in self._trainers.values()),
             **self._rank_events,
             **self._policy.counters(),
         }
 
-    def _trainer(self) -> Trainer:
+    def _trainer(self, adapter: str | None = None) -> Trainer:
+        return self._learner(adapter)[0]
+
+    def _learner(self, adapter: str | None = None) -> tuple[Trainer, Weights]:
+        """The adapter that is to be trained, saved or loaded (`trained`)."""
         self._policy.refuse_released()
-        if self.trainer is None:
-            raise EngineError("this engine has no adapter to train: load it with lora=LoRA(...)")
-        return self.trainer
+        name = trained(adapter, self.adapters)
+        return self._trainers[name], self._policy.adapters[name]
+
+    def _weights(self, adapter: bool | str | None) -> Weights:
+        """Those that a caller means (`chosen`); None: the first adapter's."""
+        self._policy.refuse_released()
+        return self._policy.weights(chosen(True if adapter is None else adapter, self.adapters))
 
     # -- ranks ---
 
@@ -169,6 +196,6 @@ class Parts:
         self._owner.stop()
         self.parallel.release()
         self._policy.release()
-        self.trainer = None
+        self._trainers.clear()
         if self.parallel.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -5,12 +5,13 @@ The formulas are those by which `Engine.load` makes its budgets (`engine/memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from proactor.engine.adapter_names import named_adapters
 from proactor.engine.bnb4bit import is_4bit
 from proactor.engine.config import GRPO, SFT, EngineConfig
 from proactor.engine.config_keys import read_json
@@ -50,7 +51,9 @@ class TreePlan:
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """A model on a card, or on a CPU (``memory`` None). ``budgets`` are those of the loaded engine."""
+    """A model on a card, or on a CPU (``memory`` None). ``budgets`` are those of the loaded engine; ``lora``
+    is the adapter whose steps are planned, ``footprint`` counts all.
+    """
 
     name: str
     memory: Memory | None
@@ -127,7 +130,7 @@ def read_shapes(model: str | Path) -> tuple[ModelConfig, bool]:
     return ModelConfig.from_folder(folder), is_4bit(read_json(file), str(file))
 
 
-def planner(model: str | Path, lora: LoRA | None, options: EngineConfig) -> Planner:
+def planner(model: str | Path, lora: LoRA | Mapping[str, LoRA] | None, options: EngineConfig) -> Planner:
     """Plans on a card for a folder or a name that `known_model` knows, activations in bfloat16.
 
     Its linears are 4-bit unless ``options`` keep them dense (quantization "none", resident "dense") or a
@@ -135,25 +138,38 @@ def planner(model: str | Path, lora: LoRA | None, options: EngineConfig) -> Plan
     """
     config, stored = read_shapes(model)
     nf4 = options.quantization == "nf4" or (stored and options.quantization == "auto")
-    footprint = Footprint.of(config, lora, nf4 and options.resident != "dense", torch.bfloat16)
+    footprint = Footprint.of(config, _loras(lora), nf4 and options.resident != "dense", torch.bfloat16)
     return Planner(footprint, options, config.context_length, Path(model).name)
 
 
+def _loras(lora: LoRA | Mapping[str, LoRA] | None) -> list[LoRA]:
+    return [*named_adapters(lora).values()]
+
+
 def plan_model(
-    model: str | Path, gigabytes: float, lora: LoRA | None = None, options: EngineConfig | None = None
+    model: str | Path,
+    gigabytes: float,
+    lora: LoRA | Mapping[str, LoRA] | None = None,
+    options: EngineConfig | None = None,
 ) -> ModelPlan:
     """The plan of a model on an empty card of ``gigabytes`` (10^9 bytes); arguments as `Engine.load`.
 
-    ``model``: a folder, or the name of a Qwen2.5, whose files are not needed. ``lora`` None: rank 8. Raises
-    EngineError for what does not fit, saying what would.
+    ``model``: a folder, or the name of a Qwen2.5, whose files are not needed. ``lora`` None: rank 8; of
+    several adapters the first is the one whose steps are planned. Raises EngineError for what does not fit,
+    saying what would.
     """
     lora, options = lora or LoRA(), options or EngineConfig()
     plans, memory = planner(model, lora, options), card(gigabytes)
     config, _ = read_shapes(model)
-    return ModelPlan(plans.where, memory, config, lora, options, plans.footprint, plans.plan(memory))
+    first = _loras(lora)[0]
+    return ModelPlan(plans.where, memory, config, first, options, plans.footprint, plans.plan(memory))
 
 
-def plan_here(model: str | Path, lora: LoRA | None = None, options: EngineConfig | None = None) -> ModelPlan:
+def plan_here(
+    model: str | Path,
+    lora: LoRA | Mapping[str, LoRA] | None = None,
+    options: EngineConfig | None = None,
+) -> ModelPlan:
     """The plan of a model on this machine: on the GPU that `Engine.load` would take, or on the CPU.
 
     A CPU holds a dense copy of 4-bit linears, unless ``options.resident`` is "nf4". Raises EngineError as
@@ -167,5 +183,6 @@ def plan_here(model: str | Path, lora: LoRA | None = None, options: EngineConfig
     config, stored = read_shapes(model)
     nf4 = options.quantization == "nf4" or (stored and options.quantization == "auto")
     dtype = choose_dtype(options.dtype, device)
-    footprint = Footprint.of(config, lora, nf4 and options.resident == "nf4", dtype)
-    return ModelPlan(Path(model).name, None, config, lora, options, footprint, Budgets.fixed(options))
+    loras = _loras(lora)
+    footprint = Footprint.of(config, loras, nf4 and options.resident == "nf4", dtype)
+    return ModelPlan(Path(model).name, None, config, loras[0], options, footprint, Budgets.fixed(options))

@@ -1,30 +1,32 @@
-"""`Policy`: the weights as the sampler sees them, with their version, their cache key and the KV cache."""
+"""`Policy`: the adapters as the sampler sees them, with their versions and cache keys; and the KV cache."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
+from proactor.engine.adapter_names import POLICY
 from proactor.engine.batching import load_policy
-from proactor.engine.config import EngineConfig, Sampling
+from proactor.engine.config import EngineConfig
 from proactor.engine.jobs import Job
+from proactor.engine.lora import LoRABuffer
 from proactor.engine.memory import Budgets
 from proactor.engine.model import Decoder
-from proactor.engine.owner import RELEASED
 from proactor.engine.packing import refuse_long
 from proactor.engine.paged import cache_pages
 from proactor.engine.sampler import Sampler
 from proactor.engine.tree import Tree
 from proactor.engine.types import BASE_VERSION, EngineError, Group
+from proactor.engine.weights import Weights
 
 
 class Policy:
-    """One decoder's weights, their version, and the sampler with KV computed from them.
+    """One base with its adapters, and the sampler with KV computed from them.
 
-    ``version``: updates of the adapter so far. ``named``: as `Sampler`.
+    ``adapters``: by name, the first the default; None: that of ``decoder``, if any. ``named``: as `Sampler`.
     """
 
     def __init__(
@@ -34,24 +36,25 @@ class Policy:
         options: EngineConfig,
         budgets: Budgets,
         named: Tensor | None = None,
+        adapters: Mapping[str, LoRABuffer] | None = None,
     ) -> None:
         self.tokenizer, self.options, self.budgets, self.named = tokenizer, options, budgets, named
-        self.version = 0
         self.sampler: Sampler | None = None
-        self._decoder: Decoder | None = decoder
-        self._epoch = 0
+        if adapters is None:
+            adapters = {} if decoder.lora is None else {POLICY: decoder.lora}
+        self.adapters = {name: Weights(name, decoder.wearing(lora)) for name, lora in adapters.items()}
+        bare = decoder.wearing(None)
+        self.base = Weights("", bare, 0 if bare is decoder else BASE_VERSION)
+        self.first = next(iter(self.adapters.values()), self.base)
 
     @property
     def decoder(self) -> Decoder:
-        """The model. Raises EngineError after `release`."""
-        if self._decoder is None:
-            raise EngineError(RELEASED)
-        return self._decoder
+        """The model, with the first adapter. Raises EngineError after `release`."""
+        return self.first.decoder
 
     def refuse_released(self) -> None:
         """Raise EngineError after `release`."""
-        if self._decoder is None:
-            raise EngineError(RELEASED)
+        self.decoder  # noqa: B018 - which raises it
 
     def ready_sampler(self) -> Sampler:
         """The sampler, made with its KV cache when it is first needed."""
@@ -73,9 +76,20 @@ class Policy:
             )
         return self.sampler
 
+    def weights(self, adapter: str | None) -> Weights:
+        """Those of an adapter, or of the base."""
+        return self.base if adapter is None else self.adapters[adapter]
+
+    def versions(self) -> str:
+        """How often each adapter was updated, in words; of one alone the number."""
+        if len(self.adapters) == 1:
+            return str(*(weights.version for weights in self.adapters.values()))
+        return " ".join(f"{name} {weights.version}" for name, weights in self.adapters.items())
+
     def label(self, job: Job) -> None:
-        """Give a job the cache key and the version of the present weights."""
-        job.namespace, job.version = self._origin(job.sampling)
+        """Give a job its present weights: the adapter, its version and its cache key."""
+        weights = self.weights(job.adapter)
+        job.lora, job.namespace, job.version = weights.decoder.lora, weights.namespace, weights.version
 
     def park(self, session: int, job: Job) -> None:
         """Keep the pages of a job's samples, which ``session`` may continue."""
@@ -87,16 +101,6 @@ class Policy:
         if self.sampler is not None:
             self.sampler.scheduler.forget(session)
 
-    def _origin(self, sampling: Sampling) -> tuple[Hashable, int]:
-        """(cache key of the KV, policy version of the samples) of the present weights."""
-        adapter = sampling.adapter and self.decoder.lora is not None
-        namespace = self._adapter_namespace() if adapter else ("base", self.decoder.dtype)
-        return namespace, self.version if adapter or self.decoder.lora is None else BASE_VERSION
-
-    def _adapter_namespace(self) -> Hashable:
-        """Cache key of KV computed with the adapter's present weights."""
-        return ("adapter", self._epoch, self.decoder.dtype)
-
     def may_renew(self, jobs: Iterable[Job]) -> bool:
         """Whether these jobs may go on through one more update (`EngineConfig.max_staleness`)."""
         return all(job.renewals < self.options.max_staleness for job in jobs)
@@ -106,11 +110,13 @@ class Policy:
         """A block that may change the weights between two steps. What was in flight goes on after it, with
         KV computed again where they changed.
         """
-        sampler, before = self.ready_sampler(), self._adapter_namespace()
+        sampler = self.ready_sampler()
+        before = {name: weights.namespace for name, weights in self.adapters.items()}
         sampler.scheduler.pause()
         yield
-        if (now := self._adapter_namespace()) != before:
-            sampler.renew(before, now, self.version)
+        for name, weights in self.adapters.items():
+            if weights.namespace != before[name]:
+                sampler.renew(before[name], weights.namespace, weights.version)
 
     def refuse_in_flight(self, call: str) -> None:
         """Raise EngineError, naming ``call``, while samples run: it was called from inside their step."""
@@ -120,22 +126,17 @@ class Policy:
                 "began with"
             )
 
-    def advance(self) -> None:
-        """Declare a new version of the adapter. Raises EngineError from inside a step."""
+    def advance(self, weights: Weights) -> None:
+        """Declare a new version of an adapter. Raises EngineError from inside a step."""
         self.refuse_in_flight("weights_changed")
-        self.version += 1
-        self.drop_cached()
+        self.restore(weights, weights.version + 1)
 
-    def drop_cached(self) -> None:
-        """Drop the KV computed with the adapter's present weights; later KV gets another cache key."""
+    def restore(self, weights: Weights, version: int) -> None:
+        """Take over the version of other weights; the KV of those before is dropped, that of others stays."""
+        weights.version = version
         if self.sampler is not None:
-            self.sampler.scheduler.drop_namespace(self._adapter_namespace())
-        self._epoch += 1
-
-    def restore(self, version: int) -> None:
-        """Take over the version of weights that were read from a save."""
-        self.version = version
-        self.drop_cached()
+            self.sampler.scheduler.drop_namespace(weights.namespace)
+        weights.epoch += 1
 
     def trees(self, groups: Sequence[Group], gradient: bool) -> Iterator[Tree]:
         """The trees of ``groups``, each when there is room for its pass with or without ``gradient``.
@@ -176,4 +177,6 @@ class Policy:
 
     def release(self) -> None:
         """Free the cache and the weights."""
-        self.sampler = self._decoder = None
+        self.sampler = None
+        for weights in (self.base, *self.adapters.values()):
+            weights.release()

@@ -126,7 +126,7 @@ class Walk:
         """Pass one: keys and values of the kept rows, with the adapter."""
         self.store = Store.empty(self.decoder, self.kept, gradient=True)
         for chunk in kept_alone(self.chunks):
-            self._hidden(chunk, self._part(chunk)[0], self.store, adapter=True)
+            self._hidden(chunk, self._part(chunk)[0], self.store)
 
     @torch.no_grad()
     def logprobs(self, adapter: bool = True) -> Tensor:
@@ -156,7 +156,7 @@ class Walk:
         assert self.store is not None, "pass one comes first"
         for chunk in reversed(self.chunks):
             part, tokens = self._part(chunk)
-            hidden = self._hidden(chunk, part, self.store, adapter=True)
+            hidden = self._hidden(chunk, part, self.store)
             yield (self._normed(hidden, part) if len(tokens) else hidden[:0]), part, tokens
             del hidden
 
@@ -166,10 +166,11 @@ class Walk:
         tokens = tokens.to(self.decoder.device)
         return replace(part.to(self.decoder.device), batch=self.batch.take(tokens)), tokens
 
-    def _hidden(self, chunk: Chunk, part: Layout, store: Store, adapter: bool) -> Tensor:
+    def _hidden(self, chunk: Chunk, part: Layout, store: Store, adapter: bool = True) -> Tensor:
         inner = segment_view(self.decoder, chunk.segments, chunk.before)
         view = ChunkView(inner, store, chunk, torch.from_numpy(chunk.keep).to(self.decoder.device))
-        return self.decoder.hidden(part.ids, part.positions, view, adapter)
+        decoder = self.decoder if adapter else self.decoder.wearing(None)
+        return decoder.hidden(part.ids, part.positions, view)
 
     def _normed(self, hidden: Tensor, part: Layout) -> Tensor:
         return self.decoder.final_norm(hidden.index_select(0, part.head_row))

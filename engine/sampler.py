@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proactor.engine.draws import Draw, DrawColumns, adapter_mask
+from proactor.engine.draws import Draw, DrawColumns
 from proactor.engine.faults import fault_point
 from proactor.engine.jobs import Job
 from proactor.engine.kv import PagePool
@@ -19,6 +19,7 @@ from proactor.engine.memory import naming_shortage
 from proactor.engine.model import Decoder
 from proactor.engine.paged import PagedCache, StepRows
 from proactor.engine.ranges import ranged
+from proactor.engine.row_adapters import RowAdapters, row_adapters
 from proactor.engine.scheduler import Scheduler
 from proactor.engine.step import Ended, Request, RequestTooLarge, SampleId, Step
 from proactor.engine.stops import StopStrings
@@ -185,9 +186,9 @@ class Sampler:
             self.cache.prepare(step)
             ids, positions, view = self.rows.build(step)
             draws = self._drawing(step)
-            mask, adapter = draws.adapter if not step.prefills else self._adapters(step)
+            adapters = draws.adapters if not step.prefills else self._adapters(step)
         with ranged("sample: prompts" if step.prefills else "sample: model"):
-            hidden = self.decoder.hidden(ids, positions, view, adapter, mask)
+            hidden = self.decoder.hidden(ids, positions, view, adapters)
         self.steps += 1
         if not len(draws):
             return self.scheduler.commit(step, {})
@@ -220,12 +221,12 @@ class Sampler:
         self._columns, self._roster = (None if begun else columns), step.roster
         return columns
 
-    def _adapters(self, step: Step) -> tuple[Tensor | None, bool]:
-        """`adapter_mask` of a step with prompts, whose rows are not its draws."""
+    def _adapters(self, step: Step) -> RowAdapters:
+        """Those of a step with prompts, whose rows are not its draws."""
         rows = [(decode.id[0], 1) for decode in step.decodes]
         rows += [(chunk.request_id, len(chunk.ids)) for chunk in step.prefills]
-        uses = [self._draws[request][0].job.sampling.adapter for request, _ in rows]
-        return adapter_mask(np.repeat(uses, [count for _, count in rows]), self.decoder.device)
+        loras = [(self._draws[request][0].job.lora, count) for request, count in rows]
+        return row_adapters(loras, self.decoder.device)
 
     def _logits(self, hidden: Tensor, step: Step) -> Tensor:
         """Logits [B, V] of the step's draws, from the hidden states [T, H] of its rows."""
@@ -309,6 +310,7 @@ def _records(job: Job) -> list[Sample]:
             job.prompt_ids,
             [],
             policy_version=job.version,
+            adapter=job.adapter,
             temperature=job.sampling.temperature,
             noise=(*job.noise, job.first + i),
             top_logprobs=[] if job.sampling.top_logprobs else None,

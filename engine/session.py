@@ -85,13 +85,14 @@ class Session:
 
         The observation carries no loss (`Sample.extend`). Only its tokens and the last one drawn are
         computed, as long as the session's pages are kept (`EngineConfig.parked_share`). ``sampling``: by
-        default only the sample's temperature; ``max_tokens`` and stops count for this turn. The noise is that
-        of the sample's own key, further on. Raises EngineError, with the sample as it was, for an observation
-        that leaves no room in the context, another temperature, and a sample that changed meanwhile.
+        default only the sample's temperature and adapter; ``max_tokens`` and stops count for this turn. The
+        noise is that of the sample's own key, further on. Raises EngineError, with the sample as it was, for
+        an observation that leaves no room in the context, another temperature, and a sample that changed
+        meanwhile.
         """
         instance(sample, Sample, "advance: sample")
         observation = ids_of(observation_ids, "advance: an observation")
-        sampling = _of_one(sampling or Sampling(temperature=sample.temperature))
+        sampling = _of_one(sampling or _as_before(sample))
         if sampling.temperature != sample.temperature:
             raise EngineError(
                 f"advance: temperature {sampling.temperature}, the sample was drawn at {sample.temperature}"
@@ -129,7 +130,7 @@ class Session:
         at_turn, n = integer(at_turn, "branch: at_turn"), integer(n, "branch: n")
         if not 0 <= at_turn < len(turns) or n < 1:
             raise EngineError(f"branch: turn {at_turn} and n {n} of a sample of {len(turns)} turns")
-        sampling = sampling or Sampling(temperature=sample.temperature)
+        sampling = sampling or _as_before(sample)
         sampling = instance(sampling, Sampling, "branch: sampling").model_copy(update={"n": n})
         cut = turns[at_turn][0]
         job = self._continue(sample, cut, [], sampling, key)
@@ -172,6 +173,8 @@ class Session:
                 f"context of {context}"
             )
         job = self._job(ids, sampling, key)
+        if None not in (sample.adapter, job.adapter) and job.adapter != sample.adapter:
+            raise EngineError(f"session: adapter {job.adapter!r} cannot go on what {sample.adapter!r} drew")
         job.offset, job.lease = cut + len(observation), lease_name(before)
         mask = sample.trained_mask()[:cut]
         last = max((i for i, trained in enumerate(mask) if trained), default=-1)
@@ -200,6 +203,11 @@ def _of_one(sampling: Sampling) -> Sampling:
     return sampling
 
 
+def _as_before(sample: Sample) -> Sampling:
+    """How a sample goes on where nothing is said."""
+    return Sampling(temperature=sample.temperature, adapter=sample.adapter or True)
+
+
 def _grafted(sample: Sample, cut: int, turn: Sample) -> Sample:
     """A new sample: the first ``cut`` tokens of ``sample``, then ``turn``."""
     grafted = Sample(
@@ -213,6 +221,7 @@ def _grafted(sample: Sample, cut: int, turn: Sample) -> Sample:
         temperature=sample.temperature,
         noise=turn.noise,
         top_logprobs=None if sample.top_logprobs is None else sample.top_logprobs[:cut],
+        adapter=sample.adapter if cut else turn.adapter,
     )
     grafted.append(turn)
     return grafted

@@ -55,8 +55,8 @@ def arriving(loop: SamplingLoop, submission: Submission) -> Iterator[Group]:
 class SharedSampling:
     """One call of `Engine.sample_shared` on one of several ranks; iterate once.
 
-    ``units``: the jobs of all ranks, by what stays on one rank. ``version``: the policy's. ``events`` counts
-    ``late_groups``, sampled here and on a rank that was faster, and ``roll_calls``. ``idle``: as
+    ``units``: the jobs of all ranks, by what stays on one rank. ``versions``: `Policy.versions`. ``events``
+    counts ``late_groups``, sampled here and on a rank that was faster, and ``roll_calls``. ``idle``: as
     `Engine.sample_shared`.
     """
 
@@ -66,12 +66,12 @@ class SharedSampling:
         parallel: Parallel,
         meeting: Meeting,
         units: Sequence[list[Job]],
-        version: int,
+        versions: str,
         events: Counter[str],
         idle: Callable[[], bool] | None = None,
     ) -> None:
         self._loop, self._parallel, self._meeting = loop, parallel, meeting
-        self._units, self._version, self._counts, self._idle = units, version, events, idle
+        self._units, self._versions, self._counts, self._idle = units, versions, events, idle
         self._rank = parallel.rank
         self._running: dict[int, Submission] = {}
         self._news: SimpleQueue[int | None] = SimpleQueue()  # a unit that ended, or None: there is room
@@ -100,13 +100,15 @@ class SharedSampling:
         """The queue, once all ranks are here with the same prompts and weights."""
         plan = WorkQueue.deal([expected_cost(unit) for unit in self._units], self._parallel.world_size)
         jobs = [
-            (job.prompt_ids, job.noise, job.limit, job.sampling.n) for unit in self._units for job in unit
+            (job.prompt_ids, job.noise, job.limit, job.sampling.n, job.adapter)
+            for unit in self._units
+            for job in unit
         ]
         digest = hashlib.blake2b(repr((plan.costs, jobs)).encode(), digest_size=16).digest()
-        ranks = self._parallel.gather((self._version, digest, self._meeting.queues), PHASE)
+        ranks = self._parallel.gather((self._versions, digest, self._meeting.queues), PHASE)
         versions, digests, numbers = zip(*ranks, strict=True)
         if len(set(versions)) > 1:
-            raise RankError(f"{PHASE}: ranks came with weights of versions {', '.join(map(str, versions))}")
+            raise RankError(f"{PHASE}: ranks came with weights of versions {', '.join(versions)}")
         if len(set(digests)) > 1:
             raise RankError(f"{PHASE}: ranks came with different prompts or settings")
         self._meeting.queues = max(numbers) + 1  # a call that failed early may not have counted everywhere

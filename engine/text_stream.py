@@ -82,5 +82,7 @@ class _WindowDecoder:
         text = decode(self._tokenizer, self._before + self._open)
         if text.endswith("\ufffd") and len(self._open) < MOST_OPEN:
             return ""
-        self._before, self._open = self._open or self._before, []
+        if len(text) > len(known):  # tokens without text, such as special ones, are no context
+            self._before = self._open
+        self._open = []
         return text[len(known) :]

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from proactor.engine.adapter_names import POLICY
 from proactor.engine.config import AdamW
 from proactor.engine.layout import TokenBatch
 from proactor.engine.loss import Loss, Statistics, normalizer_of
@@ -45,8 +46,10 @@ class Tally:
     maxima: dict[str, float] = field(default_factory=dict)
 
     def add(self, sums: Statistics) -> None:
-        """Add to the sums."""
-        for name, value in sums.items():
+        """Add to the sums. Tensors are read together: each alone would be a wait for a GPU."""
+        tensors = {name: value for name, value in sums.items() if isinstance(value, Tensor)}
+        read = torch.stack([v.detach().double() for v in tensors.values()]).tolist() if tensors else []
+        for name, value in {**sums, **dict(zip(tensors, read, strict=True))}.items():
             self.sums[name] += float(value)
 
     def top(self, name: str, value: float) -> None:
@@ -61,18 +64,23 @@ class Tally:
 
 
 class Trainer:
-    """Accumulates the gradient of one decoder's adapters, and hands it to their `Optimizer`.
+    """Accumulates the gradient of one decoder's adapter, and hands it to its `Optimizer`.
 
     ``trees`` packs groups for passes with gradient (`Policy.trees`). ``chunk_rows``: as
-    `Budgets.chunk_of`.
+    `Budgets.chunk_of`. ``name``: the adapter's; ranks reduce gradients of one name alone.
     """
 
     def __init__(
-        self, decoder: Decoder, parallel: Parallel, trees: Trees, chunk_rows: Callable[[Tree], int]
+        self,
+        decoder: Decoder,
+        parallel: Parallel,
+        trees: Trees,
+        chunk_rows: Callable[[Tree], int],
+        name: str = POLICY,
     ) -> None:
         assert decoder.lora is not None
         self.decoder, self.parallel, self.trees, self.chunk_rows = decoder, parallel, trees, chunk_rows
-        self.lora = decoder.lora
+        self.lora, self.name = decoder.lora, name
         self.optimizer = Optimizer(self.lora)
         self.normalizer: str | float | None = None  # of the gradient accumulated so far; None: nothing is
         self.counted = 0.0  # this rank's tokens or samples, when they are the normaliser
@@ -185,7 +193,7 @@ class Trainer:
         gradient lacks a part that is not finite).
         """
         mine = self.normalizer, self.counted, self.failure, self.nonfinite
-        ranks = self.meet(mine, "normaliser")
+        ranks = self.meet(mine, f"normaliser of {self.name}")
         for rank, (_, _, failure, _) in enumerate(ranks):
             if failure:
                 raise EngineError(

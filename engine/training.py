@@ -18,6 +18,7 @@ from proactor.engine.policy import Policy
 from proactor.engine.trainer import Tally, Trainer
 from proactor.engine.types import EngineError, Group, Sample
 from proactor.engine.update import Batch, deal, means, prepare, statistics
+from proactor.engine.weights import Weights
 
 
 class NothingToTrain(EngineError):
@@ -40,16 +41,20 @@ def needs_all_ranks(config: GRPO) -> bool:
 
 
 def train(
-    trainer: Trainer, policy: Policy, data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT
+    trainer: Trainer,
+    policy: Policy,
+    weights: Weights,
+    data: Sequence[Group] | Sequence[Sample],
+    config: GRPO | SFT,
 ) -> dict[str, float]:
-    """`Engine.train`. Every rank must call this."""
+    """`Engine.train` of the adapter ``weights``, which is the trainer's. Every rank must call this."""
     with trainer.parallel.together("train"):
         policy.refuse_in_flight("train")
         instance(config, (GRPO, SFT), "train: config")
         groups = units(data, config)
-        work = lay_out(trainer, policy, groups, config)
+        work = lay_out(trainer, policy, weights, groups, config)
         trainer.zero_grad()  # an earlier call that raised may have left gradients
-        return take_steps(trainer, policy, work, config, Tally(), given=bool(groups))
+        return take_steps(trainer, policy, weights, work, config, Tally(), given=bool(groups))
 
 
 def units(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> list[Group]:
@@ -59,29 +64,37 @@ def units(data: Sequence[Group] | Sequence[Sample], config: GRPO | SFT) -> list[
     return [Group(x.prompt_ids, [x]) if isinstance(x, Sample) else x for x in found]
 
 
-def lay_out(trainer: Trainer, policy: Policy, groups: list[Group], config: GRPO | SFT) -> Work:
+def lay_out(
+    trainer: Trainer, policy: Policy, weights: Weights, groups: list[Group], config: GRPO | SFT
+) -> Work:
     """Check this rank's ``groups``, set their advantages and deal them to steps.
 
     Every rank must call this where the config `needs_all_ranks`.
     """
-    check_groups(groups, policy.version)
+    check_groups(groups, weights.version, weights.name)
     policy.refuse_long(groups, gradient=True)
     if isinstance(config, SFT):
         return Work([(groups, None)], SFTLoss(config), None, {})
     kept, sums = prepare(groups, config, trainer.decoder.device, trainer.parallel)
     batches = deal(kept, config, trainer.parallel)
-    return Work(batches, GRPOLoss(config), OldPolicies(policy, batches, config), sums)
+    return Work(batches, GRPOLoss(config), OldPolicies(policy, weights, batches, config), sums)
 
 
-def add_gradient(trainer: Trainer, policy: Policy, work: Work, batch: Batch, tally: Tally) -> None:
+def add_gradient(trainer: Trainer, weights: Weights, work: Work, batch: Batch, tally: Tally) -> None:
     """Add a batch's gradient and its statistics."""
     groups, counted = batch
     old = None if work.old is None else work.old.present
-    tally.merge(trainer.forward_backward(groups, work.loss, counted, policy.version, old))
+    tally.merge(trainer.forward_backward(groups, work.loss, counted, weights.version, old))
 
 
 def take_steps(
-    trainer: Trainer, policy: Policy, work: Work, config: AdamW, tally: Tally, given: bool
+    trainer: Trainer,
+    policy: Policy,
+    weights: Weights,
+    work: Work,
+    config: AdamW,
+    tally: Tally,
+    given: bool,
 ) -> dict[str, float]:
     """One step per batch; returns their statistics over all ranks, to which those of ``tally`` are added.
 
@@ -90,31 +103,31 @@ def take_steps(
     tally.add(work.sums)
     steps: list[dict[str, float]] = []
     for at, batch in enumerate(work.batches):
-        add_gradient(trainer, policy, work, batch, tally)
+        add_gradient(trainer, weights, work, batch, tally)
         if not steps and not any(trainer.meet(given, "train: gradients")):
             raise NothingToTrain("train: nothing to train on")
         if work.old is not None:
             work.old.measured(at, tally, trainer.parallel)
-        steps.append(_step(trainer, policy, config))
+        steps.append(_step(trainer, policy, weights, config))
     sums, maxima = trainer.parallel.reduce(statistics(tally), {"ratio_max_error": 0.0, **tally.maxima})
     taken = [s for s in steps if not s["zero_gradient"]] or steps
     counts = {name: sum(s[name] for s in steps) for name in ("nonfinite_gradient", "zero_gradient")}
     normalizer = sum(s["normalizer"] for s in steps)
-    version = float(policy.version)
+    version = float(weights.version)
     cap = {} if work.old is None else {"importance_cap": work.old.cap}
     return {**means(sums, normalizer), **maxima, **taken[-1], **counts, **cap, "policy_version": version}
 
 
-def step(trainer: Trainer, policy: Policy, config: AdamW) -> dict[str, float]:
+def step(trainer: Trainer, policy: Policy, weights: Weights, config: AdamW) -> dict[str, float]:
     """`Engine.step`. Every rank must call this."""
     with trainer.parallel.together("step"):
         policy.refuse_in_flight("step")
-    return _step(trainer, policy, config)
+    return _step(trainer, policy, weights, config)
 
 
-def _step(trainer: Trainer, policy: Policy, config: AdamW) -> dict[str, float]:
-    """One AdamW step; unless the gradient was dropped, a new version of the policy."""
+def _step(trainer: Trainer, policy: Policy, weights: Weights, config: AdamW) -> dict[str, float]:
+    """One AdamW step; unless the gradient was dropped, a new version of the adapter."""
     stepped = trainer.step(config)
     if not stepped["nonfinite_gradient"] and not stepped["zero_gradient"]:
-        policy.advance()
+        policy.advance(weights)
     return stepped

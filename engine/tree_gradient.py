@@ -61,7 +61,7 @@ def _in_one_pass(decoder: Decoder, tree: Tree, loss: Loss, old: OldPolicy | None
     reference = None
     if getattr(loss, "needs_reference", False):
         with torch.no_grad(), ranged("train: reference"):
-            reference = tree_logprobs(decoder, tree, adapter=False)[0]
+            reference = tree_logprobs(decoder.wearing(None), tree)[0]
     with ranged("train: model"):
         rows, flat = head_rows(decoder, tree)
     flat.batch.reference = reference

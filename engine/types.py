@@ -39,9 +39,10 @@ class Sample:
     ``logprobs`` are of the distribution sampled from (after temperature, filters and masks),
     ``policy_logprobs`` of the full softmax at ``temperature``; both are natural logarithms, one a token of
     ``token_ids``. ``mask`` is False where a token is not trained (observations); None trains every token.
-    ``policy_version``: the policy (`Engine.policy_version`) that drew its oldest token; ``versions``
-    names that of each token where they differ (later turns, samples that went on through an update); None:
-    they do not.
+    ``adapter``: the engine's adapter that drew it; None where the base did, or no engine.
+    ``policy_version``: the version of it (`Engine.versions`) that drew its oldest token; ``versions`` names
+    that of each token where they differ (later turns, samples that went on through an update); None: they do
+    not.
     ``advantage`` is one number, one a turn (a run of trained tokens), or one a token (numpy and torch too).
     ``weight``, in the same forms and not below 0, multiplies the loss of the tokens, which stay counted as
     they are where a loss divides by them; None is 1.
@@ -66,6 +67,7 @@ class Sample:
     temperature: float = 1.0
     noise: tuple[int, int, int, int] | None = field(default=None, compare=False)
     top_logprobs: Tops | None = None
+    adapter: str | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
     def trained_mask(self) -> list[bool]:
@@ -114,7 +116,8 @@ class Sample:
     def append(self, other: Sample) -> None:
         """Append a turn that was sampled from ``prompt_ids + token_ids``, with all that was recorded of it.
 
-        Raises EngineError when ``other`` continues something else.
+        Raises EngineError when ``other`` continues something else, or another adapter drew it: versions count
+        the updates of one.
         """
         if other.prompt_ids != self.prompt_ids + self.token_ids:
             raise EngineError(
@@ -124,6 +127,11 @@ class Sample:
             raise EngineError(
                 f"sample.append: drawn at temperature {other.temperature}, this sample at {self.temperature}"
             )
+        if None not in (self.adapter, other.adapter) and other.adapter != self.adapter:
+            raise EngineError(
+                f"sample.append: drawn by adapter {other.adapter!r}, this sample by {self.adapter!r}"
+            )
+        self.adapter = self.adapter or other.adapter
         if other.policy_version != self.policy_version or self.versions or other.versions:
             self.versions = [*self.token_versions(), *other.token_versions()]
         if self.top_logprobs is not None or other.top_logprobs is not None:

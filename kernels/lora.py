@@ -3,8 +3,8 @@
     y = x Wᵀ + b,   y[:, span_i] += s_i * m * (x A_iᵀ) B_iᵀ
 
 x [T, K]; W [N, K] frozen; the A_i [r_i, K] stacked (one product for q, k and v, or gate and up); B_i [n_i,
-r_i] float32; s_i a scale; m [T] or None switches the adapter per row. No weight gradient of the base is
-formed:
+r_i] float32; s_i a scale; m [T] or None switches the adapter per row. Without gradient there may be several
+adapters, each with its own m. No weight gradient of the base is formed:
 
     g_i = s_i * m * (dy[:, span_i] B_i),   dx = dy W + Σ g_i A_i
     dA_i = g_iᵀ x,   dB_i = dy[:, span_i]ᵀ (s_i * m * x A_iᵀ)
@@ -141,6 +141,13 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """(y, x Aᵀ for the backward: scaled and masked on the torch path, neither on the Triton path)."""
     y = _base(x, weight, bias, linear)
+    return y, _update(x, y, adapter, row_mask, linear, grad)
+
+
+def _update(
+    x: Tensor, y: Tensor, adapter: Adapter, row_mask: Tensor | None, linear: Linear, grad: bool
+) -> Tensor:
+    """Add an adapter's part to y, in place; returns x Aᵀ as `_forward` does."""
     if _fused(x, adapter, linear):
         if x.shape[0] <= DECODE_ROWS and not grad:
             xa = launch_down(x, adapter.a)
@@ -149,10 +156,10 @@ def _forward(
         inside = all(stop <= y.shape[1] for _, stop in adapter.spans)
         require(inside, "adapter", f"spans {list(adapter.spans)} pass {y.shape[1]} outputs")
         launch_add(y, xa, adapter.b, adapter.spans, adapter.ranks[0], adapter.scales[0], row_mask)
-        return y, xa[0]
+        return xa[0]
     xa = adapter.gate(linear(x, adapter.a.to(x.dtype), None), row_mask)
     _delta(adapter.parts(xa), y, [b.to(x.dtype) for b in adapter.b], adapter.spans, linear)
-    return y, xa
+    return xa
 
 
 class _LoRALinear(torch.autograd.Function):
@@ -224,6 +231,7 @@ def lora_linear(
     row_mask: Tensor | None = None,
     linear: Linear = library_linear,
     remade: Remade | None = None,
+    others: Sequence[tuple[Adapter, Tensor | None]] = (),
 ) -> Tensor:
     """Frozen linear layer with an optional adapter: x [T, K] -> [T, N] in x's dtype, differentiable.
 
@@ -231,21 +239,46 @@ def lora_linear(
     4-bit base is never kept in full precision between forward and backward), an `NF4Tensor` or `PackedNF4`,
     which `nf4_linear` multiplies, a `HostNF4` (`host_linear`) or an `OrderedWeight`. ``row_mask`` [T]: 1 for
     rows that use the adapter, else 0. ``remade``: how the backward computes x again; None keeps x.
+    ``others``: more adapters, each with its ``row_mask``; then nothing is differentiable.
 
     The Triton form takes one rank up to 64 and one scale; others take the torch form. It raises KernelError
     naming the argument when shapes or devices do not match, or spans overlap.
     """
     if adapter is not None and _fused(x, adapter, linear):
         _check(x, adapter, row_mask)
-    if row_mask is not None:
-        row_mask = row_mask.to(x.dtype)  # 0 and 1 are exact, and a wider dtype would widen the products
+    row_mask = _switch(row_mask, x)
     if adapter is None:
+        require(not others, "adapter", "None, beside others")
         if x.requires_grad:
             return _FrozenLinear.apply(x, source, bias, linear)  # type: ignore[no-any-return, no-untyped-call]
         return _base(x, source(), bias, linear)
+    if others:
+        return _of_several(x, source(), bias, [(adapter, row_mask), *others], linear)
     if torch.is_grad_enabled():
         return _LoRALinear.apply(x, source, bias, adapter, row_mask, linear, remade, adapter.a, *adapter.b)  # type: ignore[no-any-return, no-untyped-call]
     return _forward(x, source(), bias, adapter, row_mask, linear, False)[0]
+
+
+def _switch(row_mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """A mask in x's dtype: 0 and 1 are exact, and a wider one would widen the products."""
+    return None if row_mask is None else row_mask.to(x.dtype)
+
+
+def _of_several(
+    x: Tensor,
+    weight: Weight,
+    bias: Tensor | None,
+    adapters: Sequence[tuple[Adapter, Tensor | None]],
+    linear: Linear,
+) -> Tensor:
+    """The base, and on top the part of each adapter."""
+    require(not torch.is_grad_enabled(), "others", "several adapters in one product have no gradient")
+    y = _base(x, weight, bias, linear)
+    for adapter, row_mask in adapters:
+        if _fused(x, adapter, linear):
+            _check(x, adapter, row_mask)
+        _update(x, y, adapter, _switch(row_mask, x), linear, False)
+    return y
 
 
 def lora_add(

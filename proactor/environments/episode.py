@@ -124,7 +124,7 @@ class Episode:
         whole, here = self.sample, slice(start, end)
         own = whole.token_versions()[here]
         piece.versions = [*(piece.versions or [whole.policy_version] * len(piece.token_ids)), *own]
-        piece.policy_version = whole.policy_version
+        piece.adapter, piece.policy_version = whole.adapter, whole.policy_version
         piece.mask = [*piece.trained_mask(), *whole.trained_mask()[here]]
         piece.token_ids.extend(whole.token_ids[here])
         piece.logprobs.extend(whole.logprobs[here])

@@ -18,13 +18,13 @@ from proactor.server.serving import Serving
 
 
 class Answer(Protocol):
-    """An answer to be, with the adapter on or off."""
+    """An answer to be, by a `Sampling.adapter`."""
 
-    async def whole(self, adapter: bool) -> dict[str, Any]:
+    async def whole(self, adapter: bool | str) -> dict[str, Any]:
         """The body of a response."""
         ...
 
-    def events(self, adapter: bool) -> AsyncGenerator[dict[str, Any], None]:
+    def events(self, adapter: bool | str) -> AsyncGenerator[dict[str, Any], None]:
         """The same in parts."""
         ...
 
@@ -44,7 +44,7 @@ async def _events(serving: Serving, name: Any, answer: Answer) -> AsyncGenerator
 
 
 async def drawing(
-    engine: Engine, prompts: list[Any], asked: CompletionRequest | GenerateRequest, adapter: bool
+    engine: Engine, prompts: list[Any], asked: CompletionRequest | GenerateRequest, adapter: bool | str
 ) -> Drawing:
     """The drawing of a request; in a thread its prompts are encoded, and its constraint is compiled."""
     priority = -asked.priority if isinstance(asked, GenerateRequest) else 0

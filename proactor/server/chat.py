@@ -36,14 +36,14 @@ class _Chat:
     def __init__(self, serving: Serving, asked: ChatRequest, name: Any, options: AnswerOptions) -> None:
         self._serving, self._asked, self._name, self._options = serving, asked, name, options
 
-    async def whole(self, adapter: bool) -> dict[str, Any]:
+    async def whole(self, adapter: bool | str) -> dict[str, Any]:
         completions = self._serving.openai.asynchronous.chat.completions
         completion = await completions.answer(self._of_weights(adapter))
         usage = completion.usage
         self._serving.metrics.count_tokens(usage.prompt_tokens, usage.completion_tokens)
         return await asyncio.to_thread(self._whole, completion.to_dict)
 
-    async def events(self, adapter: bool) -> AsyncGenerator[dict[str, Any], None]:
+    async def events(self, adapter: bool | str) -> AsyncGenerator[dict[str, Any], None]:
         completions = self._serving.openai.asynchronous.chat.completions
         async with aclosing(completions.stream(self._of_weights(adapter))) as chunks:
             async for chunk in chunks:
@@ -62,8 +62,10 @@ class _Chat:
             choice["message"].setdefault("content", None)
         return self._shown(body)
 
-    def _of_weights(self, adapter: bool) -> ChatRequest:
-        return self._asked.model_copy(update={"model": "policy" if adapter else "base"})
+    def _of_weights(self, adapter: bool | str) -> ChatRequest:
+        return self._asked.model_copy(
+            update={"model": adapter if isinstance(adapter, str) else "policy" if adapter else "base"}
+        )
 
     def _shown(self, body: dict[str, Any]) -> dict[str, Any]:
         """A body under the model's name, with ids where they were asked for alone."""

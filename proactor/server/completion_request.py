@@ -46,7 +46,7 @@ class _Drawn(Config):
     def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
-    def sampling(self, adapter: bool, context: int) -> Sampling:
+    def sampling(self, adapter: bool | str, context: int) -> Sampling:
         """How it is sampled; without a limit on new tokens, up to the end of the context."""
         return Sampling(
             n=self.n,
@@ -92,7 +92,7 @@ class CompletionRequest(_Drawn):
         """Samples that are drawn of a prompt."""
         return self.n if self.best_of is None else self.best_of
 
-    def sampling(self, adapter: bool, context: int) -> Sampling:
+    def sampling(self, adapter: bool | str, context: int) -> Sampling:
         """As it says; may take seconds for the first constraint. Raises EngineError for one that cannot be
         kept to.
         """

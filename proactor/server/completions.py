@@ -49,7 +49,7 @@ class _Completions:
         self._lengths: dict[int, int] = {}
         self._token_text = functools.cache(lambda token: self._text([token]))
 
-    async def whole(self, adapter: bool) -> dict[str, Any]:
+    async def whole(self, adapter: bool | str) -> dict[str, Any]:
         groups = await answered(await drawing(self._serving.engine, self._prompts, self._asked, adapter))
         usage = usage_of(self._serving, groups)
         return await asyncio.to_thread(self._whole, groups, usage)
@@ -67,7 +67,7 @@ class _Completions:
                 choices.append(choice)
         return self._body(choices, groups[0].samples[0].policy_version, usage)
 
-    async def events(self, adapter: bool) -> AsyncGenerator[dict[str, Any], None]:
+    async def events(self, adapter: bool | str) -> AsyncGenerator[dict[str, Any], None]:
         version = 0
         async with await drawing(self._serving.engine, self._prompts, self._asked, adapter) as drawn:
             async for piece in drawn.pieces():

@@ -1,9 +1,9 @@
 """`Models`: the names that a request may give, and the adapter behind one of them, which can be swapped.
 
-An engine holds one adapter. A request by its name holds it until it is answered; a swap waits for those that
-do, and refuses others meanwhile, so that no answer comes from another adapter than the one it names. The
-engine loads it when nothing is sampled at all: the swap waits for the model's own answers then, and new ones
-wait behind it. It waits `PATIENCE` at the most.
+That is the engine's first adapter; the others stay. A request by its name holds it until it is answered; a
+swap waits for those that do, and refuses others meanwhile, so that no answer comes from another adapter than
+the one it names. The engine loads it when nothing is sampled at all: the swap waits for all other models'
+answers then, and new ones wait behind it. It waits `PATIENCE` at the most.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PATIENCE = 60.0
 
 
 class Models:
-    """The model ``base``, and ``adapter`` where the engine's adapter has a name.
+    """The model ``base``, ``adapter`` where the engine's first adapter has a name, and the other adapters.
 
     ``root``: the folder that adapters may be loaded from while serving; None: none may.
     """
@@ -35,19 +35,20 @@ class Models:
     ) -> None:
         self.engine, self.base, self.adapter = engine, base, adapter
         self.root = None if root is None else root.resolve()
-        self._users = {True: 0, False: 0}
+        self._fixed: dict[str, bool | str] = {name: name for name in engine.adapters[1:]} | {base: False}
+        self._users = {True: 0, False: 0}  # of the adapter that may be swapped, and of all else
         self._changed = asyncio.Condition()
         self._changing = self._held = False
         self._since = int(time.time())
 
     @asynccontextmanager
-    async def use(self, name: Any) -> AsyncIterator[bool]:
-        """A block that uses a model; gives whether the adapter is on. Raises Refused for an unknown name."""
-        if name == self.base:
+    async def use(self, name: Any) -> AsyncIterator[bool | str]:
+        """A block that uses a model; gives its `Sampling.adapter`. Raises Refused for an unknown name."""
+        if isinstance(name, str) and name in self._fixed:
             async with self._changed:
                 await self._changed.wait_for(lambda: not self._held)
             async with self._using(False):
-                yield False
+                yield self._fixed[name]
             return
         if self._changing:
             raise busy("an adapter is being loaded; try again in a second", 503)
@@ -72,8 +73,8 @@ class Models:
         card = {"object": "model", "created": self._since, "owned_by": "proactor"}
         card["max_model_len"] = self.engine.context_length
         cards = [{"id": self.base, **card, "parent": None}]
-        if self.adapter is not None:
-            cards.append({"id": self.adapter, **card, "parent": self.base})
+        adapters = [self.adapter, *self.engine.adapters[1:]]
+        cards += [{"id": name, **card, "parent": self.base} for name in adapters if name is not None]
         return cards
 
     async def load(self, name: Any, path: Any) -> str:
@@ -83,8 +84,8 @@ class Models:
         `PATIENCE`, and what `Engine.load_adapter` does; the present one then stays.
         """
         root = self._open_root()
-        if not isinstance(name, str) or not NAME.fullmatch(name) or name == self.base:
-            raise Refused(400, f"lora_name {name!r}: letters, digits, . : _ and -, and not the model's own")
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name in self._fixed:
+            raise Refused(400, f"lora_name {name!r}: letters, digits, . : _ and -, and not another model's")
         folder = _inside(root, path)
         async with self._swapping(engine=True):
             await asyncio.to_thread(self.engine.load_adapter, folder)

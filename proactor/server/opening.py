@@ -42,7 +42,7 @@ class Opening:
         """
         if len(adapters) > 1:
             raise ServeError(
-                f"--adapter {adapters[1]}: an engine holds one adapter; POST /v1/load_lora_adapter swaps it"
+                f"--adapter {adapters[1]}: one adapter is served; POST /v1/load_lora_adapter swaps it"
             )
         given = _engine_options(overrides)
         folder = Path(target)

@@ -48,7 +48,7 @@ async def load_lora_adapter(request: Request) -> Response:
     name = fields.get("lora_name")
     before = await serving.models.load(name, fields.get("lora_path"))
     replaced = (
-        f"; it replaced '{before}', as the engine holds one adapter" if before not in ("", name) else ""
+        f"; it replaced '{before}', as one adapter is loaded at a time" if before not in ("", name) else ""
     )
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully{replaced}.")
 

@@ -87,7 +87,7 @@ def decode_step(log: Recorder, decoder: Decoder, batch: int) -> tuple[Counts, Ro
     sampler.rows.build = watched
     sampling = Sampling(n=n, max_tokens=4)
     for i in range(batch // n):
-        sampler.add(Job([i] * PROMPT, sampling, (0, 0, i), 4, frozenset(), i))
+        sampler.add(Job([i] * PROMPT, sampling, (0, 0, i), 4, frozenset(), i, lora=decoder.lora))
     while not sampler.scheduler.idle:
         for ended in sampler.step():
             sampler.finish(ended)

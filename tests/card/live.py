@@ -184,7 +184,9 @@ def sample(sampler: Sampler, tokens: int, context: int) -> int:
     for wave in ([(long, 1)], [(page + 1, SHARED)] * short, [(chunk, 1)] * late):
         for length, n in wave:
             sampling = Sampling(n=n, max_tokens=NEW, top_k=40)
-            requests.append(sampler.add(Job([started] * length, sampling, (0, 0, 0), NEW, frozenset())))
+            prompt, lora = [started] * length, sampler.decoder.lora
+            job = Job(prompt, sampling, (0, 0, 0), NEW, frozenset(), lora=lora)
+            requests.append(sampler.add(job))
             started += n
         while scheduler.counters()["decoding"] < started:
             largest = max(largest, step())

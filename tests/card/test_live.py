@@ -30,7 +30,7 @@ answer("0.5B", 24)
 answer("14B", 24)
 
 lora_linear = model.lora_linear
-with mock.patch.object(model, "lora_linear", lambda *arguments: lora_linear(*arguments[:-1])):
+with mock.patch.object(model, "lora_linear", lambda *arguments: lora_linear(*arguments[:6])):
     answer("0.5B", 24)
 """
 PREDICTED = 0.05

@@ -64,13 +64,13 @@ def load(folder: Path, stir: bool = True, **changes: Any) -> Engine:
     return engine
 
 
-def shake(engine: Engine, seed: int = 0, size: float = 0.2) -> None:
-    """Add noise to the adapter and declare it changed."""
+def shake(engine: Engine, seed: int = 0, size: float = 0.2, adapter: str | None = None) -> None:
+    """Add noise to an adapter and declare it changed."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for leaf in engine.parameters():
+        for leaf in engine.parameters(adapter):
             leaf.add_((torch.randn(leaf.shape, generator=generator) * size).to(leaf.device))
-    engine.weights_changed()
+    engine.weights_changed(adapter)
 
 
 def prompts(count: int, length: int = 10, seed: int = 0, shared: int = 0) -> list[list[int]]:

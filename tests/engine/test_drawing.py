@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from proactor.engine import Engine, EngineError, Piece, Sampling
 from proactor.engine.stops import StopStrings, text_before_stop
+from proactor.engine.text import decode
 from proactor.engine.text_stream import TextPieces, TextStream
 from tests.engine.engines import drawn, idle, load, write_text_folder
 from tests.engine.sessions import PATIENCE, run
@@ -150,6 +151,13 @@ def test_the_same_with_a_tokenizer_of_words(data: st.DataObject) -> None:
     )
     stop = tuple(data.draw(st.lists(st.text("abc ", min_size=1, max_size=3), max_size=2)))
     _check(TextPieces(tokenizer), ids, stop, lambda i, s: text_before_stop(tokenizer, i, s), data)
+
+
+def test_a_special_token_between_words_leaves_their_space() -> None:
+    stream = TextStream(TextPieces(_METASPACE), ())
+    ids = [258, 1, 258, 258]
+    assert [stream.take([i]) for i in ids] == ["a", "", " a", " a"]
+    assert decode(_METASPACE, ids) == "a a a"
 
 
 _METASPACE = metaspace()

@@ -258,8 +258,8 @@ def test_a_failure_meanwhile_reaches_the_other_rank(ends: dict[str, list[Ended]]
 
 
 def by_hand(engine: Engine, config: GRPO = TRAIN) -> EarlyGradient:
-    assert engine.trainer is not None
-    return EarlyGradient(engine.trainer, engine._policy, engine._loop, config)
+    trainer, weights = engine._learner()
+    return EarlyGradient(trainer, engine._policy, weights, engine._loop, config)
 
 
 def drawn(engine: Engine) -> list[Group]:

@@ -80,11 +80,10 @@ def test_what_autograd_keeps_of_a_row(family: str, tmp_path: Path, monkeypatch: 
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
-    layer = decoder.layers[0]
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        decoder._layer(0, layer, h, delta, cos, sin, rows, view, True, None)
-    lora = decoder.lora
+    layer, lora = decoder.layers[0], decoder.lora
     assert lora is not None
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        decoder._layer(0, layer, h, delta, cos, sin, rows, view, [(lora, None)])
     for tensor in (lora.flat, cos, sin, *weight_tensors(decoder)):
         if isinstance(tensor, torch.Tensor):
             kept.pop(tensor.untyped_storage().data_ptr(), None)

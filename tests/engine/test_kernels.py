@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from proactor.engine import GRPO, SFT, Engine, Group, GRPOLoss, Sampling, SFTLoss, TokenBatch
+from proactor.engine import GRPO, SFT, Engine, Group, GRPOLoss, LoRA, Sampling, SFTLoss, TokenBatch
 from proactor.engine.sampler import Sampler
 from proactor.kernels import logprob, spans
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.registry import OPS
-from tests.engine.engines import EOS, load, outside, prompts, reward
+from tests.engine.engines import EOS, load, outside, prompts, reward, shake
 from tests.tiny import save_tiny
 
 pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="triton has no wheel for this system")
@@ -306,3 +306,21 @@ def test_supervised_loss_goes_through_the_head(folder: Path, monkeypatch: pytest
     assert fused and not general
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert float((gradient - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_a_mixed_batch_is_drawn_as_on_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of two adapters and of the base, through the kernels and the torch form alike."""
+    loras = {"policy": LoRA(rank=4, alpha=8), "judge": LoRA(rank=2, alpha=8, targets=("q", "down"))}
+    settings = {"lora": loras, "page_size": 16, "kv_tokens": 512}
+    draws = [Sampling(max_tokens=2, seed=5, ignore_eos=True, adapter=name) for name in (True, "judge", False)]
+    ids, found = prompts(3, length=2), []
+    for engine in (on_triton(monkeypatch, folder, **settings), on_torch(monkeypatch, folder, **settings)):
+        shake(engine, seed=2)
+        shake(engine, seed=1, adapter="judge")
+        monkeypatch.setenv("PROACTOR_KERNELS", "triton" if not found else "reference")
+        found.append([group.samples[0] for group in engine.sample(ids, draws)])
+    for draw, prompt, mine, theirs in zip(draws, ids, *found, strict=True):
+        assert mine.token_ids == theirs.token_ids and mine.adapter == theirs.adapter
+        assert mine.logprobs == pytest.approx(theirs.logprobs, abs=2e-5)
+        [own] = engine.logprobs([prompt + mine.token_ids], [(len(prompt), len(prompt) + 2)], draw.adapter)
+        assert mine.logprobs == pytest.approx(own.tolist(), abs=2e-5)

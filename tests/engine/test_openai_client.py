@@ -15,9 +15,9 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from proactor.engine import ChatRequest, Engine, EngineError, RequestTimeout, Sampling, ToolChat
+from proactor.engine import ChatRequest, Engine, EngineError, LoRA, RequestTimeout, Sampling, ToolChat
 from tests.engine.chat_templates import save_chat_model
-from tests.engine.engines import TRAIN, idle, load, reward
+from tests.engine.engines import TRAIN, idle, load, reward, shake
 from tests.engine.sessions import PATIENCE, Held, run
 
 ASK = [{"role": "user", "content": "Is Friday dry?"}]
@@ -293,6 +293,19 @@ def test_from_inside_a_step_it_is_refused(engine: Engine) -> None:
     with pytest.raises(EngineError, match="would wait for itself"):
         engine.sample([[1, 2]], Sampling(max_tokens=2, logit_mask=mask))
     assert seen and idle(engine)
+
+
+def test_every_adapter_is_a_model(chat_folder: Path) -> None:
+    engine = load(chat_folder, lora={"agent": LoRA(rank=4), "judge": LoRA(rank=2)}, kv_tokens=4096)
+    shake(engine, 3, adapter="judge")
+    client = engine.openai(aliases={"gpt-4o": "judge"})
+    assert client.models == ("base", "policy", "agent", "judge", str(chat_folder), "gpt-4o")
+    done = {name: create(client, model=name, max_tokens=24) for name in client.models}
+    assert said(done["policy"]) == said(done["agent"]) != said(done["judge"]) == said(done["gpt-4o"])
+    named = {name: answer.system_fingerprint for name, answer in done.items()}
+    assert named["policy"] == named["agent"] == "agent-1" and named["judge"] == "judge-1"
+    with pytest.raises(EngineError, match="alias 'x' stands for 'user', which is none of"):
+        engine.openai(aliases={"x": "user"})
 
 
 # -- refused ---

@@ -85,6 +85,7 @@ def work(model: str, out: Path) -> None:
     record["sft adapter"] = exact.trainer.lora.flat.tolist()
     record["minibatches"] = {str(minibatches): in_steps(exact, minibatches) for minibatches in (2, 3, 7)}
     record["masked"] = masked_on_the_last_rank(exact)
+    record["adapters"] = of_two_adapters(model)
     record["refusals"] = refusals(exact, out)
     record["after"] = exact.trainer.lora.flat.tolist()
     record["reduced"] = exact.parallel.reduce({"sum": exact.rank + 1.0}, {"top": exact.rank + 5.0})
@@ -131,6 +132,27 @@ def masked_on_the_last_rank(engine: Engine) -> list[Any]:
         alone["zero_gradient"],
         nll,
     ]
+
+
+def of_two_adapters(model: str) -> list[Any]:
+    """Both adapters after a step each, the judge's on trees of rank 0 alone; and what ranks that come with
+    different adapters hear.
+    """
+    loras = {"policy": LoRA(rank=4, alpha=8), "judge": LoRA(rank=2, alpha=4)}
+    engine = Engine.load(model, deterministic=True, **{**SETTINGS, "lora": loras})
+    mine = [[Sample([1, 2 + i], [3, 4 + i])] for i in range(4)]
+    stats = [engine.train([s for part in engine.share(mine) for s in part], SFT(lr=1e-2))]
+    stats.append(engine.train(mine[0] if engine.rank == 0 else [], SFT(lr=1e-2), "judge"))
+    ends = [engine._trainer(name).lora.flat.tolist() for name in loras]
+    other, heard = ("policy", "judge")[engine.rank], "nothing"
+    engine.forward_backward([Group([1], [Sample([1], [2])])], SFTLoss(SFT()), other)
+    try:
+        engine.reduce_gradients(other)
+    except EngineError as error:
+        heard = str(error)
+    versions = engine.versions
+    engine.release()
+    return [ends, stats, versions, heard]
 
 
 def refusals(engine: Engine, out: Path) -> dict[str, str]:
@@ -270,6 +292,15 @@ def test_statistics_are_those_of_all_ranks(results: tuple[dict[str, Any], dict[s
     assert one["stats"][0]["zero_spread_share"] == 0.2
     assert one["masked"] == two["masked"] == [1.0, 2.0, 1.0, 1.0, 0.0]
     assert one["reduced"] == [{"sum": 1.0}, {"top": 5.0}] and two["reduced"] == [{"sum": 3.0}, {"top": 6.0}]
+
+
+def test_each_adapter_is_reduced_by_itself(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    one, two = (result["adapters"] for result in results)
+    assert one[0] == two[0] and any(one[0][0]) and any(one[0][1]), "bitwise"
+    for a, b in zip(one[1], two[1], strict=True):
+        assert a == pytest.approx(b, rel=1e-6) and a["policy_version"] == 1
+    assert one[2] == two[2] == {"policy": 1, "judge": 1} and one[3] == "nothing"
+    assert two[3] == "ranks met for different things: normaliser of policy, normaliser of judge"
 
 
 @pytest.mark.parametrize("minibatches", ["2", "3", "7"])

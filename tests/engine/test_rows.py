@@ -21,6 +21,13 @@ from proactor.kernels import linear
 from tests.engine.engines import outside, prompts, reward, shake, watching
 from tests.tiny import save_tiny
 
+
+@pytest.fixture(autouse=True)
+def plain_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights row by row, whose products are told by their addresses; ordered ones have none."""
+    monkeypatch.setattr("proactor.engine.base_linear.can_order", lambda weight: False)
+
+
 PRODUCTS = ("mm", "addmm", "bmm", "linear", "matmul", "_linear_pointwise")
 Reads = dict[int, list[int]]
 """Address of a weight's memory -> rows of each product that read it."""

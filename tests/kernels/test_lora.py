@@ -348,3 +348,27 @@ def test_a_float32_mask_switches_rows_of_any_type(mode: str, monkeypatch: pytest
         torch.testing.assert_close(
             lora_linear(x, lambda: weight.half(), None, adapter, mask), y, rtol=1e-2, atol=1e-2
         )
+
+
+@pytest.mark.parametrize("mode", ["reference", "triton"])
+def test_rows_of_several_adapters_are_each_as_with_its_own_alone(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of unlike ranks, scales and spans; one row has none."""
+    if mode == "triton" and not HAS_TRITON:
+        pytest.skip("triton has no wheel for this system")
+    monkeypatch.setenv("PROACTOR_KERNELS", mode)
+    x, weight, first, _ = adapter_case(7, 40, 30, [(3, 9), (12, 29)], 4, torch.float32)
+    second = replace(adapter_case(7, 40, 30, [(0, 30)], 2, torch.float32)[2], scales=[0.5])
+    place = torch.tensor([0, 1, 2, 1, 0, 1, 0], device=DEVICE)  # 2: the base
+    masks = [(place == i).float() for i in range(2)]
+    with torch.no_grad():
+        mixed = lora_linear(x, lambda: weight, None, first, masks[0], others=[(second, masks[1])])
+        alone = [lora_linear(x, lambda: weight, None, adapter) for adapter in (first, second, None)]
+    for row, i in enumerate(place.tolist()):
+        assert torch.equal(mixed[row], alone[i][row])
+        assert sum(torch.equal(mixed[row], other[row]) for other in alone) == 1, "they differ"
+    with pytest.raises(KernelError, match="others: several adapters in one product have no gradient"):
+        lora_linear(x, lambda: weight, None, first, masks[0], others=[(second, masks[1])])
+    with torch.no_grad(), pytest.raises(KernelError, match="adapter: None, beside others"):
+        lora_linear(x, lambda: weight, others=[(second, masks[1])])

@@ -22,9 +22,9 @@ def scored_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     rows: list[int] = []
     whole = logprobs.tree_logprobs
 
-    def counted(decoder: Any, tree: Any, adapter: bool) -> Any:
+    def counted(decoder: Any, tree: Any) -> Any:
         rows.append(tree.rows)
-        return whole(decoder, tree, adapter)
+        return whole(decoder, tree)
 
     monkeypatch.setattr(logprobs, "tree_logprobs", counted)
     return rows

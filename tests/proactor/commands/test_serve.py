@@ -126,7 +126,7 @@ def test_a_busy_port_and_an_open_door_are_refused(model: Path, capsys: pytest.Ca
         (["--adapter", "one"], "--adapter one: write NAME=FOLDER"),
         (["--adapter", "one=/nowhere"], "/nowhere: no adapter there"),
         (["--adapter", "tiny=/nowhere"], "the model's own name"),
-        (["--adapter", "a=b", "--adapter", "c=d"], "an engine holds one adapter"),
+        (["--adapter", "a=b", "--adapter", "c=d"], "one adapter is served"),
         (["--adapters-from", "/tmp"], "no adapter to swap"),
         (["--key-file", "/nowhere"], "/nowhere: no such file"),
         (["--key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),

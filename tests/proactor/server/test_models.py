@@ -12,8 +12,8 @@ from typing import Any
 import openai
 import pytest
 
-from proactor.engine import Sampling
-from tests.engine.engines import load
+from proactor.engine import LoRA, Sampling
+from tests.engine.engines import load, shake
 from tests.proactor.server.served import Served, error
 
 IDS = [5, 80, 200]
@@ -60,7 +60,7 @@ def test_an_adapter_is_swapped_and_forgotten(swapping: Served) -> None:
     first, base = drawn(swapping, "one"), drawn(swapping, "tiny")
     assert first == sampled(swapping) != base
     status, said = swap(swapping, "two", "two")
-    assert status == 200 and "replaced 'one', as the engine holds one adapter" in said
+    assert status == 200 and "replaced 'one', as one adapter is loaded at a time" in said
     second = drawn(swapping, "two")
     assert second == sampled(swapping) != first and drawn(swapping, "tiny") == base
     assert drawn(swapping, "one") == (404, "model_not_found")
@@ -69,6 +69,25 @@ def test_an_adapter_is_swapped_and_forgotten(swapping: Served) -> None:
     assert swapping.ask("POST", "/v1/unload_lora_adapter", forget)[0] == 200
     assert drawn(swapping, "one") == (404, "model_not_found") and drawn(swapping, "tiny") == base
     assert swapping.ask("POST", "/v1/unload_lora_adapter", forget)[0] == 404
+
+
+def test_the_engines_other_adapters_are_models_that_stay(chat_folder: Path, adapters: Path) -> None:
+    loras = {"first": LoRA(rank=4, alpha=8), "judge": LoRA(rank=2)}
+    engine = load(chat_folder, stir=False, lora=loras, kv_tokens=4096)
+    shake(engine, 3, adapter="judge")
+    sampling = Sampling(max_tokens=12, seed=3, ignore_eos=True, adapter="judge")
+    expected = engine.sample([IDS], sampling)[0].samples[0].token_ids
+    with Served(engine, adapter="one", root=adapters) as served:
+        client = served.openai()
+        assert [card.id for card in client.models.list().data] == ["tiny", "one", "judge"]
+        answer = client.chat.completions.create(
+            model="judge", messages=[{"role": "user", "content": "Dry?"}], max_tokens=2
+        )
+        assert (answer.model, answer.system_fingerprint) == ("judge", "judge-1")
+        assert swap(served, "judge", "two")[0] == 400 and swap(served, "two", "two")[0] == 200
+        assert drawn(served, "judge") == expected != drawn(served, "two")
+        served.wait_idle()
+    engine.release()
 
 
 def test_no_answer_is_of_two_adapters(swapping: Served) -> None:

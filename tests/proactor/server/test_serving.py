@@ -81,6 +81,8 @@ def test_a_server_may_open_a_file_for_each_connection(monkeypatch: pytest.Monkey
 class Recorder:
     """An engine whose adapter is loaded at once."""
 
+    adapters = ("policy",)
+
     def __init__(self) -> None:
         self.loaded: list[str] = []
 
