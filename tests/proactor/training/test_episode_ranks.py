@@ -22,12 +22,12 @@ FAMILY = {"signs": "+-", "largest": 3, "train": 6, "test": 3, "seed": 0, "max_tu
 ENGINE = {"deterministic": True, "kv_tokens": 4096, "rank_timeout": 3600}
 OTHER = {"redraws": 2, "redraw": "other"}
 DELIBERATE = {
-    "candidates": 2,
+    "candidates": 1,
     "iterations": 2,
-    "updates": 2,
+    "updates": 1,
     "batch_tasks": 3,
     "tasks": 3,
-    "eval_every": 4,
+    "eval_every": 2,
     "update": {"lr": 1e-3},
     "critic": "rule",
 }
@@ -166,7 +166,7 @@ def test_what_the_scenes_are_about(runs: Path) -> None:
     again = [row for row in rows(of(runs, "the same again 2")) if row["kind"] == "grpo"]
     assert [(row["groups_redrawn"], row["episodes"]) for row in again] == [(3, 6)]
     assert "GRPO stopped after step 2 of 9" in json.loads((flat / "summary.json").read_text())["stopped"]
-    first, *_, last = (row for row in rows(of(runs, "deliberations 2")) if row["kind"] == "sand")
+    first, last = (row for row in rows(of(runs, "deliberations 2")) if row["kind"] == "sand")
     assert first["sand/flagged"] > 0 and (first["demonstrations"], last["demonstrations"]) == (3, 1)
     for scene, learned in (("pairs", "pairs"), ("discriminator", "groups_with_spread")):
         steps = [row for row in rows(of(runs, f"{scene} 2")) if row["kind"] == "grpo"]
