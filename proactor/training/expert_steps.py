@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from statistics import fmean, pstdev
+from typing import Any, TypeVar
 
 from proactor.engine import Engine
 from proactor.episode_config import EpisodeGRPO
@@ -33,6 +34,7 @@ from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import Arena, added, dealt_back
 from proactor.training.steps import Row, derive_seed, update
 
+T = TypeVar("T")
 MOST_TURNS = 4096
 """More than an episode has: a state's noise is keyed by its task's place and its turn."""
 
@@ -130,7 +132,7 @@ class ExpertSteps:
         """
         engine, method = self.arena.engine, self.method
         judge = Discriminator.load(method.rate, self.memory)
-        examples = list(chain(*dealt_back(_by_task(engine, inspected))))
+        examples = _of_all(engine, inspected, examples_of, "examples")
         before = accuracy(judge, examples)
         rested = before >= method.rest_at
         if not rested:
@@ -143,7 +145,8 @@ class ExpertSteps:
             "loss": math.nan,
             "tokens_trained": 0.0,
             **update(engine, groups, self.stage),
-            **added(engine, counts, "rewards"),
+            **_spread_of(_of_all(engine, inspected, _rewards, "rewards")),
+            **added(engine, counts, "counts of rewards"),
             "groups_with_spread": float(spread),
             "discriminator_accuracy": before,
             "discriminator_rested": float(rested),
@@ -151,11 +154,25 @@ class ExpertSteps:
         }
 
 
-def _by_task(engine: Engine, inspected: Sequence[Inspected]) -> list[list[list[Any]]]:
-    """The discriminator's examples of each rank, by task in the rank's order."""
+def _of_all(
+    engine: Engine,
+    inspected: Sequence[Inspected],
+    of: Callable[[Iterable[Inspected]], Sequence[T]],
+    phase: str,
+) -> list[T]:
+    """What ``of`` makes of each task's states on all ranks, in the order of the step's tasks."""
     tasks = list(dict.fromkeys(one.step.task for one in inspected))
-    mine = [examples_of(one for one in inspected if one.step.task == task) for task in tasks]
-    return list(engine.gather(mine, "examples"))
+    mine = [of(one for one in inspected if one.step.task == task) for task in tasks]
+    return list(chain(*dealt_back(engine.gather(mine, phase))))
+
+
+def _rewards(inspected: Iterable[Inspected]) -> list[float]:
+    return [sample.reward for one in inspected for sample in one.samples if sample.reward is not None]
+
+
+def _spread_of(rewards: Sequence[float]) -> Row:
+    """Mean and deviation of the rewards of all ranks: the same bits on any number of them."""
+    return {"reward_mean": fmean(rewards), "reward_std": pstdev(rewards)} if rewards else {}
 
 
 def _spread(rewards: Sequence[float | None]) -> bool:

@@ -228,6 +228,8 @@ def test_later_turns_read_the_edited_history_and_numbers_without_a_message_are_c
     assert one.tokens < len(one.sample.token_ids)
     [plain] = played(engine, [said("1"), said("2"), said("3"), said("4")])
     assert plain.tokens == len(plain.sample.token_ids) and len(plain.pieces()) == 1
+    _, counts = groups_of([one, plain], AgentOmit(), "a")
+    assert (counts["omit/observations"], counts["omit/unknown"], counts["omit/repeated"]) == (1, 2, 0)
 
 
 def test_thoughts_are_measured_in_tokens_and_empty_tags_omit_them(engine: Engine) -> None:

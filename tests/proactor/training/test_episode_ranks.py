@@ -21,6 +21,28 @@ from tests.proactor.training.test_loop import assert_equal, rows
 FAMILY = {"signs": "+-", "largest": 3, "train": 6, "test": 3, "seed": 0, "max_turns": 6}
 ENGINE = {"deterministic": True, "kv_tokens": 4096, "rank_timeout": 3600}
 OTHER = {"redraws": 2, "redraw": "other"}
+DELIBERATE = {
+    "candidates": 1,
+    "iterations": 2,
+    "updates": 1,
+    "batch_tasks": 3,
+    "tasks": 3,
+    "eval_every": 2,
+    "update": {"lr": 1e-3},
+    "critic": "rule",
+}
+
+
+def by_steps(reward: str) -> dict[str, Any]:
+    """StepAgent, in batches as in "both stages"; with a discriminator that never rests."""
+    options = {"reward": reward, "thoughts": False, "rest_at": 1.0}
+    return {
+        "environment": {"gym": "function_family", "options": FAMILY, "dev": 2, "play": PLAY},
+        "method": {"name": "stepagent", "options": options},
+        "grpo": {"lr": 1e-2, "n": 3, "batch_tasks": 3, "steps": 2, "eval_every": 2},
+    }
+
+
 SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     # 4 tasks in batches of 3: in every other step one rank has no task
     "both stages": (
@@ -56,6 +78,22 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
             "grpo": {"lr": 1e-2, "n": 2, "batch_tasks": 3, "steps": 1, "redraws": 1},
         },
     ),
+    "deliberations": (
+        "function",
+        {
+            "environment": {
+                "gym": "function_family",
+                "options": FAMILY,
+                "dev": 2,
+                "play": {"sampling": {"max_tokens": 8}, "max_tokens": 1500},
+            },
+            "engine": ENGINE | {"kv_tokens": 8192},
+            "method": {"name": "sand", "options": DELIBERATE},
+            "grpo": None,
+        },
+    ),
+    "pairs": ("function", by_steps("implicit")),
+    "discriminator": ("function", by_steps("inverse")),
 }
 
 
@@ -75,7 +113,7 @@ def drive(models: Path, folder: Path) -> dict[str, list[Ended]]:
 
 def train(folder: Path, model: Path, count: int, sections: dict[str, Any]) -> list[Ended]:
     folder.mkdir(exist_ok=True)
-    settings = config(folder, model, engine=ENGINE, **sections)
+    settings = config(folder, model, **({"engine": ENGINE} | sections))
     resume = settings.folder.is_dir()
     ranks = fork_ranks(count, folder, lambda rank: train_episodes(settings, resume=resume))
     return [rank.end(600) for rank in ranks]
@@ -128,6 +166,13 @@ def test_what_the_scenes_are_about(runs: Path) -> None:
     again = [row for row in rows(of(runs, "the same again 2")) if row["kind"] == "grpo"]
     assert [(row["groups_redrawn"], row["episodes"]) for row in again] == [(3, 6)]
     assert "GRPO stopped after step 2 of 9" in json.loads((flat / "summary.json").read_text())["stopped"]
+    first, last = (row for row in rows(of(runs, "deliberations 2")) if row["kind"] == "sand")
+    assert first["sand/flagged"] > 0 and (first["demonstrations"], last["demonstrations"]) == (3, 1)
+    for scene, learned in (("pairs", "pairs"), ("discriminator", "groups_with_spread")):
+        steps = [row for row in rows(of(runs, f"{scene} 2")) if row["kind"] == "grpo"]
+        assert [row["demonstrations"] for row in steps] == [3, 1]
+        assert all(row[learned] > 0 and row["grad_norm"] > 0 for row in steps)
+        assert scene == "pairs" or any(row["discriminator_perfect"] for row in steps), "it never rests"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from proactor.config import ConfigError
 from proactor.environments.gyms.event_streams import EventsGym, proposal
 from proactor.environments.protocol import Call
 from proactor.episode_config import EpisodeConfig
+from proactor.files import SourceError
 from proactor.methods.proactive_agent import AcceptReject
 from proactor.progress import Stopped
 from proactor.training.episodes_loop import train_episodes
@@ -91,3 +92,11 @@ def test_a_judge_that_cannot_be_had_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=r"environment\.user accept_reject: no adapter in .*; name data"):
         train_episodes(run)
     assert not run.folder.exists()
+
+
+def test_lines_that_nobody_judged_are_refused_before_anything_is_written(model: Path, tmp_path: Path) -> None:
+    lost = write(tmp_path, *(line(n, task, None) for n in (1, 2) for task in ("good", None)))
+    run = settings(tmp_path / "run", model, lost, tmp_path / "judge")
+    with pytest.raises(SourceError, match="0 judged lines of 0 streams") as refused:
+        train_episodes(run)
+    assert "\n" not in str(refused.value) and not run.folder.exists()

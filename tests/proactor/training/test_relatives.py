@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from proactor.config import ConfigError
+from proactor.environments.demonstration import Demonstration
 from proactor.environments.gyms.function_family import FunctionFamily
 from proactor.episode_config import EpisodeConfig
 from proactor.methods.omit_format import OmitWording, omission
 from proactor.progress import Stopped
+from proactor.training.episodes import open_tasks
 from proactor.training.episodes_loop import train_episodes
 from tests.proactor.training.episodes import Guess, calling_folder, config
 from tests.proactor.training.test_loop import Asks, assert_equal, rows
@@ -137,6 +139,21 @@ def test_sand_without_candidates_goes_on_with_the_expert_s_episodes(
     [row] = ended(settings.folder, settings, "sand")
     assert row["demonstrations"] == 2 and "sand/steps" not in row
     assert not (settings.folder / "samples").exists()
+
+
+def test_an_expert_that_is_answered_otherwise_teaches_nothing_and_is_counted(
+    family_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"candidates": 1, "iterations": 2, "updates": 1, "batch_tasks": 6, "tasks": 2, "critic": "rule"}
+    method = {"name": "sand", "options": options}
+    settings = family(tmp_path / "refused", family_model, method, "eval.final=false")
+    lost = open_tasks(settings)[1].train[0]
+    monkeypatch.setattr(Demonstration, "refused_by", lambda told, replayed: told.task == lost)
+    steps = ended(settings.folder, settings, "sand")
+    assert [(row["sand/refused"], row["left_out_refused"], row["demonstrations"]) for row in steps] == [
+        (1, 1, 5)
+    ] * 2, "of six tasks, and in the next iteration too"
+    assert all(row["sand/steps"] > 0 for row in steps), "the other task's"
 
 
 def test_the_cold_start_is_tried_once_and_kept(family_model: Path, tmp_path: Path) -> None:
