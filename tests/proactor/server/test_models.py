@@ -92,7 +92,7 @@ def test_the_engines_other_adapters_are_models_that_stay(chat_folder: Path, adap
         assert swap(served, "judge", "two")[0] == 400 and swap(served, "two", "two")[0] == 200
         assert drawn(served, "judge") == expected != drawn(served, "two")
         served.wait_idle()
-    with pytest.raises(EngineError, match="^models: two are named judge$"):
+    with pytest.raises(EngineError, match=r"^models: two are named judge$"):
         Models(engine, "tiny", adapter="judge")
     engine.release()
 
