@@ -3,7 +3,8 @@
     python -m bench.full_size_peer DIR [the options of bench.full_size]
 
 Child processes do the work and say after each part what they found, so that what came before an end
-without memory or time is kept. Each is ended above `MOST_MEMORY` of the machine's memory, and after
+without memory or time is kept. They decode greedily without an adapter; the engine's side has an adapter,
+draws, and records log-probabilities. Each is ended above `MOST_MEMORY` of the machine's memory, and after
 ``--limit`` seconds.
 """
 
@@ -46,7 +47,9 @@ def options_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--limit", type=float, default=1800, help="seconds that transformers' side may take")
+    parser.add_argument(
+        "--limit", type=float, default=1800, help="seconds of each part of transformers' side"
+    )
     return parser
 
 
@@ -68,11 +71,14 @@ def run(options: argparse.Namespace, part: str) -> dict[str, Any]:
     watch.start()
     found: dict[str, Any] = {}
     assert child.stdout is not None
-    for line in child.stdout:
-        say(f"transformers: {line.strip()}")
-        found |= json.loads(line)
-    child.wait()
-    watch.join()
+    try:
+        for line in child.stdout:
+            say(f"transformers: {line.strip()}")
+            found |= json.loads(line)
+        child.wait()
+    finally:
+        child.kill()
+        watch.join()
     ended = reasons[0] if reasons else f"exit status {child.returncode}" if child.returncode else ""
     if ended:
         say(f"transformers ended: {ended}")
@@ -100,7 +106,8 @@ def _resident(pid: int) -> int:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0  # it has ended
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)
+    own = ("RssAnon:", "RssShmem:")  # without the pages of the checkpoint's files
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(own))
 
 
 def tell(name: str, began: float, **more: float) -> None:

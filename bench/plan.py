@@ -11,8 +11,8 @@ glibc keeps freed blocks of up to 32 MiB in its heap for later ones, as it finds
 left between them counts as held. So each shape is measured twice: with large blocks given back as they are
 freed (MALLOC_MMAP_THRESHOLD_=131072, where glibc begins), and as the allocator is by default (``heap``).
 
-``live``: the same gradient once more, with the bytes of all living tensors counted at each operation. What a
-library takes for itself, such as oneDNN's buffers, is in the measured peak alone.
+``live``: what the plan counts as held, and the bytes of all tensors that live in the same gradient once more,
+counted at each operation. What a library takes for itself is in the measured peak alone.
 
 Writes ``bench/results/<machine>/plan.json``.
 """
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -150,7 +151,7 @@ def measure(shape: Shape, heap: bool) -> dict[str, Any]:
             gradient(engine, shape)
     return {
         "shape": asdict(shape),
-        "parameters": sum(t.numel() for t in tensors(engine)),
+        "parameters": parameters(engine),
         "rows": plan.tokens,
         "again": plan.again,
         "held": held,
@@ -189,15 +190,17 @@ def gradient(engine: Engine, shape: Shape) -> None:
     engine.forward_backward(shape.groups(), GRPOLoss(GRPO(beta=shape.beta)))
 
 
-def tensors(engine: Engine) -> list[torch.Tensor]:
-    """The base model's weights."""
+def parameters(engine: Engine) -> int:
+    """Numbers of the base model."""
     decoder = engine.decoder
     found = [decoder.embed, decoder.norm, *([] if decoder.head is decoder.embed else [decoder.head])]
+    count = 0
     for layer in decoder.layers:
         found += [layer.norm1, layer.norm2]
         for base in layer.linears.values():
-            found += [t for t in (base.bias, base.ready) if isinstance(t, torch.Tensor)]
-    return found
+            found += [] if base.bias is None else [base.bias]
+            count += math.prod(base.weight().shape)
+    return count + sum(t.numel() for t in found)
 
 
 def held_bytes() -> int:

@@ -15,15 +15,16 @@ from proactor.kernels.nf4 import NF4Tensor
 from proactor.kernels.nf4_cpu import HostNF4, can_host, host, path_of
 from proactor.kernels.nf4_pack import PackedNF4, can_repack, repack
 from proactor.kernels.op import use_triton
-from proactor.kernels.ordered import OrderedWeight, can_order, order
+from proactor.kernels.ordered import OrderedWeight, can_order, order, worth_ordering
 
 
 class BaseLinear:
     """Frozen weight of one or several linears that read the same input, stacked by output: dense, or NF4.
 
     ``resident`` True makes one dense copy in ``dtype`` and drops the stored parts; on a CPU it lies in the
-    order of products, unless ``exact``. Otherwise NF4 parts are repacked for the products of the GPU or,
-    unless ``exact``, of the CPU, where these can take them; else they are dequantised at each use.
+    order of products where that pays (`worth_ordering`), unless ``exact``. Otherwise NF4 parts are repacked
+    for the products of the GPU or, unless ``exact``, of the CPU, where these can take them; else they are
+    dequantised at each use.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class BaseLinear:
         if resident or not quantised:
             dense = self._build()
             ordered = not exact and can_order(dense) and not use_triton(dense)
+            ordered = ordered and worth_ordering((dense.shape[0], dense.shape[1]), dense.dtype)
             self.ready = order(dense) if ordered else dense
         elif len(quantised) == len(parts):
             if use_triton(quantised[0].packed):

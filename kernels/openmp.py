@@ -9,10 +9,12 @@ the one that decodes, a step of a small model took a half longer (bench/NOTES.md
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+_process = os.getpid()
 SOFT = 1
 """`omp_pause_soft`: workers end, settings stay (OpenMP 5.0, 3.6.1)."""
 
@@ -20,9 +22,10 @@ SOFT = 1
 def release_workers() -> None:
     """End the calling thread's workers; its next parallel product starts new ones, in some 100 us.
 
-    Without GNU's OpenMP, nothing.
+    Without GNU's OpenMP, nothing; nor in a forked process, whose workers did not come along: to end them
+    would wait for ever.
     """
-    if (pause := _pause()) is not None:
+    if os.getpid() == _process and (pause := _pause()) is not None:
         pause(SOFT)
 
 

@@ -3,21 +3,36 @@
     y = x Wᵀ + b,   dx = dy W        x [T, K], W [N, K]
 
 Given a weight row by row, a product puts it into that order at each call, which few rows do not pay for. The
-order is the only copy that is held; the backward puts it back, which many rows pay for. The
-bits of every product are those of oneDNN with the plain weight, but for a lone row in float32. [OWN]
+order is the only copy that is held; the backward puts it back, which many rows pay for. The bits of a product
+are those of oneDNN with the plain weight; of a lone row in float32 they are not (seen on AMD). [OWN]
 """
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
-from proactor.kernels.linear import Linear, onednn_available
+from proactor.kernels.linear import (
+    PROBE_OUTPUTS,
+    PROBES,
+    SMALL,
+    Linear,
+    library_linear,
+    onednn_available,
+)
 
 ROWS = 8
 """Rows that oneDNN is told to expect. On an AMD EPYC the order is as good for one row as for a thousand."""
+
+
+PROBED = (1, 8, 64, 512)
+"""Rows of the products that `worth_ordering` times: a few sequences that decode, many, a tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,35 @@ class OrderedWeight:
 def can_order(weight: Tensor) -> bool:
     """Whether `order` takes this weight: float32 or bfloat16 on a CPU whose oneDNN multiplies it."""
     return weight.device.type == "cpu" and onednn_available(weight.dtype)
+
+
+@lru_cache(maxsize=256)
+def worth_ordering(shape: tuple[int, int], dtype: torch.dtype) -> bool:
+    """Whether products with an ordered weight [N, K] take less time here than torch's default ones.
+
+    In bfloat16 always. In float32 that is measured once a shape, over `PROBED` rows: oneDNN wins on AMD, MKL
+    on some Intel processors. Weights too small to tell (`linear.SMALL`) are not.
+    """
+    if dtype == torch.bfloat16:
+        return True
+    if shape[0] * shape[1] < SMALL:
+        return False
+    weight = torch.ones(min(shape[0], PROBE_OUTPUTS), shape[1], dtype=dtype)
+    ordered, inputs = order(weight), [torch.ones(rows, shape[1], dtype=dtype) for rows in PROBED]
+    ours = [partial(ordered_linear, x, ordered) for x in inputs]
+    library = [partial(library_linear, x, weight) for x in inputs]
+    return sum(a / b for a, b in zip(fastest(ours), fastest(library), strict=True)) < len(PROBED)
+
+
+def fastest(calls: Sequence[Callable[[], Tensor]]) -> list[float]:
+    """Seconds of each call, the least of `PROBES`."""
+    seconds = [math.inf] * len(calls)
+    for _ in range(PROBES):
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            seconds[i] = min(seconds[i], time.perf_counter() - start)
+    return seconds
 
 
 def order(weight: Tensor) -> OrderedWeight:

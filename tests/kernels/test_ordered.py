@@ -9,7 +9,7 @@ import torch
 
 from proactor.kernels.linear import library_linear, onednn_available, onednn_linear
 from proactor.kernels.lora import Adapter, lora_linear
-from proactor.kernels.ordered import can_order, order, ordered_linear
+from proactor.kernels.ordered import can_order, order, ordered_linear, worth_ordering
 
 SHAPES = [(96, 64), (576, 1536), (33, 20)]
 Drawn = Callable[..., torch.Tensor]
@@ -55,6 +55,17 @@ def test_the_weight_comes_back_bit_by_bit(drawn: Drawn, shape: tuple[int, int]) 
 def test_what_can_be_ordered(drawn: Drawn) -> None:
     assert can_order(drawn(4, 4))
     assert not can_order(drawn(4, 4).half()) and not can_order(drawn(4, 4).double())
+
+
+def test_it_is_measured_where_it_may_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    worth_ordering.cache_clear()
+    seconds = iter([[1.0, 1.0, 3.0, 1.0], [2.0, 2.0, 2.0, 2.0], [1.0, 1.0, 9.0, 1.0], [2.0, 2.0, 2.0, 2.0]])
+    monkeypatch.setattr("proactor.kernels.ordered.fastest", lambda calls: next(seconds))
+    assert worth_ordering((4, 4), torch.bfloat16) and not worth_ordering((4, 4), torch.float32)
+    if onednn_available():
+        assert worth_ordering((512, 256), torch.float32) and worth_ordering((512, 256), torch.float32)
+        assert not worth_ordering((256, 512), torch.float32)
+    worth_ordering.cache_clear()
 
 
 def test_gradients_of_a_linear_with_an_adapter(drawn: Drawn) -> None:
