@@ -14,7 +14,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 _process = os.getpid()
+TORCHS = Path(torch.__file__).parent / "lib"
+"""Where torch's wheels have the libraries that they bring."""
 SOFT = 1
 """`omp_pause_soft`: workers end, settings stay (OpenMP 5.0, 3.6.1)."""
 
@@ -36,9 +40,10 @@ def _pause() -> Callable[[int], int] | None:
     except OSError:
         return None  # not Linux
     loaded = {line.split(maxsplit=5)[5] for line in maps.splitlines() if "libgomp" in line}
-    if len(loaded) != 1:  # which of several is torch's cannot be told
+    own = {path for path in loaded if Path(path).parent == TORCHS}  # others bring one too: sentencepiece
+    if len(found := own or loaded) != 1:  # which of several is torch's cannot be told
         return None
-    pause = getattr(ctypes.CDLL(loaded.pop()), "omp_pause_resource_all", None)
+    pause = getattr(ctypes.CDLL(found.pop()), "omp_pause_resource_all", None)
     if pause is not None:
         pause.argtypes, pause.restype = [ctypes.c_int], ctypes.c_int
     return pause

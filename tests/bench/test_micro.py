@@ -37,11 +37,11 @@ def test_a_ratio_is_held_to_its_baseline(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_part_that_takes_twice_as_long_fails(tmp_path: Path, repo_root: Path) -> None:
+def test_a_part_that_takes_several_times_as_long_fails(tmp_path: Path, repo_root: Path) -> None:
     pytest.importorskip("pytest_benchmark")
     file = tmp_path / "test_part.py"
     results = []
-    for times, save in ((1, True), (2, False)):
+    for times, save in ((1, True), (4, False)):  # twice would do, on a quiet machine
         file.write_text(PART.format(times=times))
         words = [
             "-q",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from proactor.kernels.openmp import _pause, release_workers
+from proactor.kernels.openmp import TORCHS, _pause, release_workers
 
 pytestmark = pytest.mark.skipif(_pause() is None, reason="not GNU's OpenMP")
 
@@ -102,13 +102,17 @@ def test_a_forked_process_has_none_to_end(repo_root: Path) -> None:
     assert done.stdout.split() == ["7"], done.stderr
 
 
-def test_one_library_alone_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    _pause.cache_clear()
-    monkeypatch.setattr(
-        Path, "read_text", lambda self: "0-1 r-xp 0 0:0 1 /a/libgomp.so\n0-1 r-xp 0 0:0 1 /b/libgomp.so\n"
-    )
-    try:
-        assert _pause() is None
-        release_workers()
-    finally:
+@pytest.mark.parametrize("others", [["/a/libgomp.so"], []])
+def test_the_library_that_torch_brings_is_asked(monkeypatch: pytest.MonkeyPatch, others: list[str]) -> None:
+    """Other packages have one of their own."""
+    for own in (False, True):
+        paths = [*others, f"{TORCHS}/libgomp.so.1"] if own else ["/a/libgomp.so", "/b/libgomp.so"]
+        maps = "".join(f"0-1 r-xp 0 0:0 1 {path}\n" for path in paths)
+        asked: list[str] = []
         _pause.cache_clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "read_text", lambda self, maps=maps: maps)
+            patched.setattr("ctypes.CDLL", lambda path, asked=asked: asked.append(path))
+            assert _pause() is None, "no such function in a stand-in"
+        _pause.cache_clear()
+        assert asked == [path for path in paths if own and path.startswith(str(TORCHS))]

@@ -281,6 +281,8 @@ def test_a_config_can_bring_its_own_model(
     assert json.loads((tmp_path / "small" / "pretrained.json").read_text())["unseen"] == {
         "domains": [],
         "tools": [],
+        "each": None,
+        "seen": 0,
     }
     call("evaluate", trained, "name=small", *wanted, size, "--adapter", "none", "data.too_long=drop")
     assert "test: " in capsys.readouterr().out

@@ -232,9 +232,9 @@ def test_what_is_scored_is_trained_on_while_other_ranks_sample(
             while idle() or (kind != "judge after sampling" and added[-1] == 0):
                 assert time.monotonic() < limit
 
-    assert engine.trainer is not None
+    trainer, weights = engine._learner()
     monkeypatch.setattr(engine, "sample_shared", as_if_others_sampled)
-    early = partial(Watched, engine.trainer, engine._policy, engine._loop)
+    early = partial(Watched, trainer, engine._policy, weights, engine._loop)
     monkeypatch.setattr(engine, "early_gradient", early)
     again, groups = one_step(fresh, reward)
     assert torch.equal(engine.state_dict()["adapter"], wanted)

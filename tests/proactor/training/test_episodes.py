@@ -242,9 +242,9 @@ def test_a_group_is_without_spread_where_no_token_gets_an_advantage() -> None:
 
 
 @pytest.mark.parametrize("name", ["infopo", "stepagent"])
-def test_methods_that_draw_nothing_again(model: Path, tmp_path: Path, name: str) -> None:
+def test_methods_that_draw_nothing_again(guess_model: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=f"grpo.redraws=1: {name} "):
-        config(tmp_path, model, "grpo.redraws=1", f"method={{name: {name}}}")
+        config(tmp_path, guess_model, "grpo.redraws=1", f"method={{name: {name}}}")
 
 
 # -- from episodes to groups ---
