@@ -337,6 +337,7 @@ def test_what_does_not_belong_together_is_refused(folder: Path) -> None:
     assert torch.equal(adapter(engine), before)
     lost = by_hand(engine)
     lost.add(groups[:2])
+    lost._passes[0].wait()
     engine.zero_grad()
     with pytest.raises(
         EngineError, match=r"^train: what was added early is gone: a step, zero_grad or a resume"

@@ -177,7 +177,7 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, parts: list[str]) -> N
 def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
     assert "none.yaml: no such file" in message(tmp_path / "none.yaml")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "bytes.yaml: not" in message(tmp_path / "bytes.yaml")
+    assert "bytes.yaml:1: not UTF-8" in message(tmp_path / "bytes.yaml")
 
 
 def test_paths_lie_beside_the_config_or_in_the_working_directory(
