@@ -8,16 +8,15 @@ count that `exact_minimum` probes.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Hashable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from proactor.kernels.errors import KernelError
+from proactor.kernels.shortest import shortest
 
 Linear = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
@@ -107,12 +106,8 @@ def _fastest(x: Tensor, weight: Tensor) -> Linear:
     x, weight = x[:PROBE_ROWS], weight[:PROBE_OUTPUTS]
     if len(forms) == 1 or not x.numel() or weight.numel() < SMALL:
         return forms[0]
-    seconds = dict.fromkeys(forms, math.inf)
-    for _ in range(PROBES):
-        for form in forms:
-            start = time.perf_counter()
-            form(x, weight, None)
-            seconds[form] = min(seconds[form], time.perf_counter() - start)
+    times = shortest([partial(form, x, weight, None) for form in forms], PROBES)
+    seconds = dict(zip(forms, times, strict=True))
     best = min(forms, key=lambda form: seconds[form])
     return best if seconds[best] < 0.85 * seconds[library_linear] else library_linear
 

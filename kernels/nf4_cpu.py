@@ -15,8 +15,7 @@ the only one held; a part is put back into the order of bitsandbytes' files befo
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -28,6 +27,7 @@ from proactor.kernels.nf4 import BLOCK, NF4_CODE, BlockScales, NF4Tensor, quanti
 from proactor.kernels.nf4_library import FUSED_ROWS, fused_linear, library_fuses
 from proactor.kernels.nf4_stack import Weights, check_stack, passes
 from proactor.kernels.op import require
+from proactor.kernels.shortest import shortest
 
 HALF = FUSED_ROWS // 2
 PART = 1 << 22
@@ -227,19 +227,8 @@ def crossover(columns: int) -> int:
     for count in COUNTS:
         x = torch.randn(count, columns, generator=generator).to(torch.bfloat16)
         fused = partial(fused_linear, x, weight.codes, weight.coarse, weight.shape)
-        seconds = _seconds(fused, partial(host_linear, x, dense, None, fastest_cpu_linear()))
+        seconds = shortest([fused, partial(host_linear, x, dense, None, fastest_cpu_linear())], PROBES)
         if seconds[0] > seconds[1]:
             break
         largest = count
     return largest
-
-
-def _seconds(*forms: Callable[[], Tensor]) -> list[float]:
-    """Shortest time of each, tried by turns."""
-    seconds = [math.inf] * len(forms)
-    for _ in range(PROBES):
-        for i, form in enumerate(forms):
-            start = time.perf_counter()
-            form()
-            seconds[i] = min(seconds[i], time.perf_counter() - start)
-    return seconds

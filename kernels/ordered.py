@@ -9,9 +9,6 @@ are those of oneDNN with the plain weight; of a lone row in float32 they are not
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -26,6 +23,7 @@ from proactor.kernels.linear import (
     library_linear,
     onednn_available,
 )
+from proactor.kernels.shortest import shortest
 
 ROWS = 8
 """Rows that oneDNN is told to expect. On an AMD EPYC the order is as good for one row as for a thousand."""
@@ -74,18 +72,9 @@ def worth_ordering(shape: tuple[int, int], dtype: torch.dtype) -> bool:
     ordered, inputs = order(weight), [torch.ones(rows, shape[1], dtype=dtype) for rows in PROBED]
     ours = [partial(ordered_linear, x, ordered) for x in inputs]
     library = [partial(library_linear, x, weight) for x in inputs]
-    return sum(a / b for a, b in zip(fastest(ours), fastest(library), strict=True)) < len(PROBED)
-
-
-def fastest(calls: Sequence[Callable[[], Tensor]]) -> list[float]:
-    """Seconds of each call, the least of `PROBES`."""
-    seconds = [math.inf] * len(calls)
-    for _ in range(PROBES):
-        for i, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            seconds[i] = min(seconds[i], time.perf_counter() - start)
-    return seconds
+    seconds = shortest([*ours, *library], PROBES)
+    halves = zip(seconds[: len(ours)], seconds[len(ours) :], strict=True)
+    return sum(a / b for a, b in halves) < len(PROBED)
 
 
 def order(weight: Tensor) -> OrderedWeight:

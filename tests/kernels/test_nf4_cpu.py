@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -127,11 +128,11 @@ def test_only_few_rows_in_bfloat16_are_fused(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_crossover_is_one_of_the_counts_and_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[int] = []
 
-    def seconds(*forms: Any) -> list[float]:
+    def seconds(forms: Sequence[Any], tries: int) -> list[float]:
         timed.append(len(forms))
         return [1.0, 2.0] if len(timed) < 4 else [2.0, 1.0]  # fused wins at the first three counts
 
-    monkeypatch.setattr(nf4_cpu, "_seconds", seconds)
+    monkeypatch.setattr(nf4_cpu, "shortest", seconds)
     nf4_cpu.crossover.cache_clear()
     assert nf4_cpu.crossover(128) == nf4_cpu.COUNTS[2]
     assert nf4_cpu.crossover(128) == nf4_cpu.COUNTS[2] and len(timed) == 4

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from proactor.config import ConfigError
-from proactor.config_file import load_config, load_run
+from proactor.config_file import load_run
 from proactor.engine import GRPO, Engine, Group, GRPOLoss
 from proactor.engine.model import Decoder
 from proactor.environments.episode import Episode
@@ -26,7 +26,7 @@ from proactor.training.episodes_loop import EpisodeTraining, train_episodes
 from proactor.training.method_credit import Credit, frame
 from proactor.training.runs import Run, RunError
 from proactor.training.steps import batch_and_others
-from tests.proactor.commands.calls import call, refusal
+from tests.proactor.commands.calls import call
 from tests.proactor.methods.episodes import episode
 from tests.proactor.training.episodes import config
 from tests.proactor.training.test_loop import Asks, assert_equal, rows
@@ -416,60 +416,3 @@ def test_the_example_builds_a_model_and_runs_both_stages(
     assert isinstance(settings, EpisodeConfig)
     with pytest.raises(ConfigError, match="may have seen those that this run tests on"):
         Arena.open(settings)
-
-
-# -- refusals ---
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("method.options.user_prise=1", "method.options: unknown key 'user_prise' of bao (known: user_price"),
-        ("method.options.user_price=-1", "method.options: user_price: "),
-        ("environment.options.trian=3", "environment: gym.trian: unknown key of the guess gym (did you mean"),
-        ("environment.dev=16", "leaves none to train on"),
-        ("grpo=null", "neither sft nor grpo"),
-        ("sft.lr=1e-3", "guess has no symbolic expert"),
-    ],
-)
-def test_what_cannot_run_is_refused_before_anything_is_written(
-    override: str, message: str, guess_model: Path, tmp_path: Path
-) -> None:
-    settings = config(tmp_path, guess_model, override)
-    with pytest.raises(ConfigError) as refused:
-        train_episodes(settings)
-    assert message in str(refused.value) and "\n" not in str(refused.value)
-    assert not settings.folder.exists()
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("environment.gim=x", "unknown key 'environment.gim' (did you mean 'gym'?)"),
-        ("environment.gym=chess", "environment.gym: 'chess' is not one of agentcf, function, "),
-        ("environment.play.sampling.temperature=0", "environment.play: temperature 0 is greedy"),
-        ("environment.play.sampling.n=2", "the episodes of a group are grpo.n"),
-        ("environment.path=/nowhere", "environment.path: no such file or folder: /nowhere"),
-        ("method.name=ppo", "method.name: "),
-        ("grpo.advantages=verl", "grpo.advantages: the method normalises"),
-        ("data.source=sgd", "unknown key 'data'"),
-        ("eval.metric=user_actions", "'user_actions' is not one of score, "),
-    ],
-)
-def test_a_config_that_cannot_be_is_one_line(
-    override: str, message: str, guess_model: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError) as refused:
-        config(tmp_path, guess_model, override)
-    line = str(refused.value)
-    assert message in line and "\n" not in line and f"override {override!r}" in line
-
-
-def test_commands_of_dialogues_refuse_an_environment(
-    guess_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config(tmp_path, guess_model)
-    file = tmp_path / "tiny.yaml"
-    with pytest.raises(ConfigError, match="environment: a run in an environment"):
-        load_config(file)
-    assert "--overfit learns dialogues" in refusal(capsys, "train", file, "--overfit", 1)
