@@ -20,7 +20,7 @@ from proactor.engine.lora_config import ALL_TARGETS, LoRA, Target
 from proactor.engine.lora_targets import LowRank, adapted, module_name
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.types import EngineError
-from proactor.kernels.lora import Adapter
+from proactor.kernels.lora_update import Adapter
 
 GROUPS: tuple[tuple[Target, ...], ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proactor.kernels.lora import Adapter, lora_add, lora_linear, lora_linear_reference
+from proactor.kernels.lora import lora_linear, lora_linear_reference
 from proactor.kernels.lora_kernels import launches_add, launches_down
+from proactor.kernels.lora_update import Adapter, lora_add
 from proactor.kernels.op import Arguments, Case, ModelShape, Op
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}

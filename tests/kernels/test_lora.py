@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from proactor.kernels import lora as lora_module
+from proactor.kernels import lora_update
 from proactor.kernels.check import copy_between_nans, poisoned_memory
 from proactor.kernels.errors import KernelError
 from proactor.kernels.jit import HAS_TRITON, interpreted
 from proactor.kernels.linear import Linear, exact_linear, library_linear, onednn_linear
-from proactor.kernels.lora import Adapter, Remade, lora_add, lora_linear, lora_linear_reference
+from proactor.kernels.lora import Remade, lora_linear, lora_linear_reference
 from proactor.kernels.lora_kernels import launch_down
+from proactor.kernels.lora_update import Adapter, lora_add
 from proactor.kernels.nf4_pack import repack
 from proactor.kernels.nf4_records import draw_nf4
 from proactor.kernels.norm import add_rms_norm, rms_norm
@@ -286,7 +287,7 @@ def test_nothing_is_written_past_the_end(monkeypatch: pytest.MonkeyPatch) -> Non
 @needs_triton
 def test_ranks_and_types_beyond_the_kernels_take_the_torch_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
-    monkeypatch.setattr(lora_module, "launch_add", None)  # would fail if called
+    monkeypatch.setattr(lora_update, "launch_add", None)  # would fail if called
     for rank, dtype in ((65, torch.float32), (2, torch.float64)):
         x, weight, adapter, mask = adapter_case(3, 70, 20, [(0, 20)], rank, torch.float32)
         x, weight = x.to(dtype), weight.to(dtype)

@@ -14,7 +14,8 @@ from torch import Tensor
 from proactor.kernels import nf4, nf4_cpu, nf4_library
 from proactor.kernels.errors import KernelError
 from proactor.kernels.linear import library_linear
-from proactor.kernels.lora import Adapter, lora_linear, lora_linear_reference
+from proactor.kernels.lora import lora_linear, lora_linear_reference
+from proactor.kernels.lora_update import Adapter
 from proactor.kernels.nf4 import NF4Tensor, dequantize_torch, quantize_nf4
 from proactor.kernels.nf4_cpu import (
     HostNF4,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from proactor.kernels.linear import library_linear, onednn_available, onednn_linear
-from proactor.kernels.lora import Adapter, lora_linear
+from proactor.kernels.lora import lora_linear
+from proactor.kernels.lora_update import Adapter
 from proactor.kernels.ordered import can_order, order, ordered_linear, worth_ordering
 
 SHAPES = [(96, 64), (576, 1536), (33, 20)]
