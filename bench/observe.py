@@ -35,7 +35,7 @@ from bench.serving_clients import bytes_of, read
 from proactor.agent import Agent, Decision
 from proactor.calibration.thresholds import Thresholds
 from proactor.catalogs import write_catalog
-from proactor.config import SmallModel
+from proactor.config_base import SmallModel
 from proactor.dialogue import Dialogue, Turn
 from proactor.event_loop import BackgroundLoop
 from proactor.server.agent_routes import agent_router

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from bench.forked import Child, Ended, fork_ranks
-from proactor.config import SmallModel
+from proactor.config_base import SmallModel
 from proactor.sources import load
 from proactor.training.runs import read_rows
 from proactor.training.small_model import build_model, train_tokenizer

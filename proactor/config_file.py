@@ -17,7 +17,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from proactor.config import ConfigError, Data, RunConfig
+from proactor.config import Data, RunConfig
+from proactor.config_base import ConfigError
 from proactor.episode_config import EnvironmentOptions, EpisodeConfig
 from proactor.files import SourceError, settings_problem
 from proactor.yaml_values import parse_yaml, read_yaml

@@ -1,4 +1,4 @@
-"""The config of a run in an environment: a `RunConfig` whose dialogues are a gym's tasks.
+"""The config of a run in an environment, whose tasks stand in the place of dialogues.
 
     name: my-run
     model: path/or/hub-id
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from proactor.config import Pretrain, Redraws, RunBase, Section, Share, with_decay_total
+from proactor.config_base import Pretrain, Redraws, RunBase, Section, Share, with_decay_total
 from proactor.engine import GRPO, SFT, Overlong
 from proactor.environments.gyms.catalog import GYMS
 from proactor.environments.host import HostConfig

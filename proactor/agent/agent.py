@@ -26,7 +26,7 @@ from proactor.agent.errors import AgentError
 from proactor.agent.log import DecisionLog
 from proactor.agent.reasons import reason_of
 from proactor.agent.run_folder import RunFolder
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.dialogue import Turn
 from proactor.dialogue.agent_log import Answered, Decided, Decision, Started
 from proactor.dialogue.prompt import PromptEncoder

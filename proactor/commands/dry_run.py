@@ -11,7 +11,8 @@ from rich.table import Table
 from proactor.commands.common import UsageError, console, terminal
 
 if TYPE_CHECKING:
-    from proactor.config import RunBase, RunConfig
+    from proactor.config import RunConfig
+    from proactor.config_base import RunBase
     from proactor.engine import ModelPlan, Rates
     from proactor.training.run_plan import Answers, RunPlan, RunPlanner, StagePlan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 
 OWN = ("none", "start", "best", "last")
 """Names of the bare model and of a run's own adapters."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from proactor.config import ConfigError, RunConfig
+from proactor.config import RunConfig
+from proactor.config_base import ConfigError
 from proactor.dialogue import windows
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.prompt import PromptStyle

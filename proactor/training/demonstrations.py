@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.engine import Group, Sample, ToolChat
 from proactor.environments.demonstration import Demonstration
 from proactor.environments.episode import Episode

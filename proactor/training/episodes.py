@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.endpoint_errors import EndpointSetupError
 from proactor.engine import Engine, ToolChat
 from proactor.environments.episode import Episode

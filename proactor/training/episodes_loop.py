@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.engine import SFT
 from proactor.environments.protocol import Gym
 from proactor.episode_config import EpisodeConfig

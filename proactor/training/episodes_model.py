@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from proactor.config import ConfigError, SmallModel
+from proactor.config_base import ConfigError, SmallModel
 from proactor.engine import ChatFormat, Sample, ToolChat, atomic_folder
 from proactor.episode_config import EpisodeConfig, EpisodePretrain
 from proactor.progress import Progress

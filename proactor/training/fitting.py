@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proactor.config import ConfigError, RunConfig
+from proactor.config import RunConfig
+from proactor.config_base import ConfigError
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import Board, logged_board
 from proactor.dialogue.prompt import PromptEncoder

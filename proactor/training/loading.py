@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proactor.config import RunBase
+from proactor.config_base import RunBase
 from proactor.engine import Engine
 from proactor.progress import Progress
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from pydantic import ValidationError
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.engine import Engine, Group, ToolChat
 from proactor.environments.demonstration import Demonstration
 from proactor.environments.episode import Episode

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from proactor.config import ConfigError, Pretrain, RunConfig, SmallModel
+from proactor.config import RunConfig
+from proactor.config_base import ConfigError, Pretrain, SmallModel
 from proactor.dialogue import Dialogue
 from proactor.dialogue.board import EMPTY
 from proactor.dialogue.catalog import Catalog

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proactor.config import SmallModel
+from proactor.config_base import SmallModel
 from proactor.dialogue import Dialogue
 from proactor.dialogue.prompt import PromptEncoder
 from proactor.training.origin import bfloat16_products

@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from proactor.config import ConfigError, Data
+from proactor.config import Data
+from proactor.config_base import ConfigError
 from proactor.engine import atomic_file
 from proactor.episode_config import EnvironmentOptions
 from proactor.files import read_json, read_validated

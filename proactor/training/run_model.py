@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from proactor.config import RunBase
+from proactor.config_base import RunBase
 from proactor.files import SourceError, first_problem
 from proactor.yaml_values import read_yaml
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from proactor.config import ConfigError, GRPOStage, RunConfig, SFTStage
+from proactor.config import GRPOStage, RunConfig, SFTStage
+from proactor.config_base import ConfigError
 from proactor.dialogue import Dialogue
 from proactor.dialogue.decisions import decisions
 from proactor.dialogue.prompt import PromptEncoder

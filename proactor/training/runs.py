@@ -42,7 +42,8 @@ from pydantic import ValidationError
 
 from proactor.catalogs import write_catalog
 from proactor.catalogs.proactor import NAME as CATALOG
-from proactor.config import ConfigError, RunConfig
+from proactor.config import RunConfig
+from proactor.config_base import ConfigError
 from proactor.config_file import override_text
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog

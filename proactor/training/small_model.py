@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from proactor.config import Pieces, SmallModel
+from proactor.config_base import Pieces, SmallModel
 from proactor.engine import save_quantized
 from proactor.training.copying import start_copying
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.endpoint_errors import EndpointSetupError
 from proactor.environments.demonstration import Demonstration
 from proactor.environments.errors import GymError

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proactor.config import SmallModel
+from proactor.config_base import SmallModel
 from proactor.dialogue import Dialogue
 from proactor.dialogue.decisions import decisions
 from proactor.dialogue.prompt import PromptEncoder, unknowable

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from proactor.config import ConfigError, RunConfig
+from proactor.config import RunConfig
+from proactor.config_base import ConfigError
 from proactor.dialogue import Dialogue, windows
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.matching import MatchRule, exact_rule

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import yaml
 
-from proactor.config import RunConfig, SmallModel
+from proactor.config import RunConfig
+from proactor.config_base import SmallModel
 from proactor.config_file import load_config
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import ChatFormat

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from proactor.config import ConfigError, RunConfig
+from proactor.config import RunConfig
+from proactor.config_base import ConfigError
 from proactor.config_file import load_config, load_run
 from proactor.engine import EngineError
 from proactor.episode_config import EpisodeConfig

@@ -17,7 +17,7 @@ from proactor.annotation import annotate
 from proactor.annotation.log_oracle import LogOracle
 from proactor.calibration.thresholds import Thresholds
 from proactor.catalogs import write_catalog
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.dialogue.agent_log import Answered, read_events
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.files import SourceError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.engine import ChatFormat, Sample, Sampling, ToolChat
 from proactor.environments.demonstration import TOOL, Demonstration, turn_ids
 from proactor.environments.host import Host

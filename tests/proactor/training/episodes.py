@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from proactor.config import SmallModel
+from proactor.config_base import SmallModel
 from proactor.config_file import load_run
 from proactor.engine import ChatFormat, ToolChat
 from proactor.environments.calls import INTERACT

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proactor.catalogs import write_catalog
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.dialogue.windows import as_points, width
 from proactor.sources import load
 from proactor.training.corpora import load_corpus

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.config_file import load_config
 from proactor.training.episodes_loop import train_episodes
 from tests.proactor.commands.calls import refusal

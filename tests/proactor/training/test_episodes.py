@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.config_file import load_run
 from proactor.engine import GRPO, Engine, Group, GRPOLoss
 from proactor.engine.model import Decoder

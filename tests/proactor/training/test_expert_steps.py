@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.engine import Sample
 from proactor.environments.gyms.function_family import FunctionFamily
 from proactor.episode_config import EpisodeConfig

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from proactor.config import ConfigError, RunConfig
+from proactor.config import RunConfig
+from proactor.config_base import ConfigError
 from proactor.sources import load
 from proactor.training.overfit import goal, overfit
 from tests.proactor.runs import OPTIONS, config

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from proactor.config import ConfigError, Pieces, SmallModel
+from proactor.config_base import ConfigError, Pieces, SmallModel
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import ChatFormat
 from proactor.sources import load

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.environments.gyms.event_streams import EventsGym, proposal
 from proactor.environments.protocol import Call
 from proactor.episode_config import EpisodeConfig

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.engine import Engine
 from proactor.progress import Quiet
 from proactor.training.loop import train

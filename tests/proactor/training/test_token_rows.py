@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from proactor.config import SmallModel
+from proactor.config_base import SmallModel
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import ChatFormat
 from proactor.sources import load

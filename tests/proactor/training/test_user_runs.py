@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.episode_config import EpisodeConfig
 from proactor.progress import Stopped
 from proactor.training.episodes_loop import train_episodes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proactor.config import ConfigError
+from proactor.config_base import ConfigError
 from proactor.dialogue import Dialogue
 from proactor.dialogue.matching import exact_rule
 from proactor.dialogue.prompt import Mode
