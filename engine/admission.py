@@ -1,4 +1,4 @@
-"""Which waiting request begins next, and whether there is room for it.
+"""Which requests may wait, which begins next, and whether there is room for it.
 
 A request is admitted when the pages of its prompt, and those that one fork is expected to need, are there
 beyond what admitted work is expected to need. A request that does not fit as a whole is split: one of its
@@ -14,7 +14,8 @@ from proactor.engine.kv import Copy, PagePool
 from proactor.engine.parking import Parking
 from proactor.engine.prefix import Match
 from proactor.engine.running import AdmittedRequest, Running
-from proactor.engine.step import Request
+from proactor.engine.step import Request, RequestTooLarge
+from proactor.engine.types import EngineError
 from proactor.engine.waiting import WaitingLine
 
 LATELY = 64
@@ -37,6 +38,21 @@ class Admission:
         self._asked = self._fresh = (
             0.0  # tokens of prompts, and those that were not cached; later ones count more
         )
+
+    def add(self, request: Request) -> None:
+        """Let a request wait. Raises EngineError for an empty one, RequestTooLarge for one too large."""
+        prompt, size = len(request.prompt_ids), self.pool.page_size
+        if not prompt or request.n < 1 or request.max_tokens < 1:
+            raise EngineError(f"request {request.id}: needs a prompt, n >= 1 and max_tokens >= 1")
+        total = self.pool.pages_for(prompt + request.max_tokens - 1)
+        spare = request.n > 1 and prompt % size > 0  # a partial page, copied
+        if total + spare * (request.max_tokens > 1) > self.pool.num_pages:
+            raise RequestTooLarge(
+                f"request {request.id}: {prompt} prompt tokens and {request.max_tokens} new ones need "
+                f"{total + spare} pages of {size} tokens, the pool has {self.pool.num_pages}"
+            )
+        self.line.add(request)
+        self.changed()
 
     def changed(self) -> None:
         """Something arrived, ended or was computed: the line is worth another try."""

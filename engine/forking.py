@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from proactor.engine.kv import Copy
 from proactor.engine.running import AdmittedRequest, Running
-from proactor.engine.step import Decode
+from proactor.engine.step import Decode, SampleId
+
+
+def line_up_forks(
+    running: Running,
+    run: AdmittedRequest,
+    sampled: Mapping[SampleId, int],
+    finished: Collection[SampleId],
+) -> list[int]:
+    """A prompt is computed: its forks wait to begin, each with its first token. Returns the samples that end
+    with it instead.
+    """
+    request, ended = run.request, []
+    running.prefilling.remove(run)
+    running.forking.append(run)
+    for sample in request.samples:
+        key = (request.id, sample)
+        if request.max_tokens > 1 and key not in finished:
+            run.pending.append((sample, sampled[key]))
+        else:
+            run.unstarted -= 1
+            ended.append(sample)
+    running.forget(run, len(ended))
+    return ended
 
 
 def begin_forks(running: Running, max_seqs: int, copies: list[Copy]) -> list[Decode]:

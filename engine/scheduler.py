@@ -22,14 +22,14 @@ from dataclasses import replace
 
 from proactor.engine.admission import Admission
 from proactor.engine.controller import Decision
-from proactor.engine.forking import begin_forks
+from proactor.engine.forking import begin_forks, line_up_forks
 from proactor.engine.kv import Copy, PagePool
 from proactor.engine.load import FixedLimits, Load, LoadPolicy
 from proactor.engine.parking import Parking
 from proactor.engine.preemption import preempt, preempt_all
 from proactor.engine.prefill import Prefill
-from proactor.engine.running import AdmittedRequest, Running
-from proactor.engine.step import Decode, Ended, EndReason, Request, RequestTooLarge, SampleId, Step
+from proactor.engine.running import Running
+from proactor.engine.step import Ended, EndReason, Request, SampleId, Step
 from proactor.engine.types import EngineError
 
 
@@ -80,19 +80,8 @@ class Scheduler:
         """
         if request.id in self._unended:
             raise EngineError(f"request {request.id}: the id is in use")
-        if not request.prompt_ids or request.n < 1 or request.max_tokens < 1:
-            raise EngineError(f"request {request.id}: needs a prompt, n >= 1 and max_tokens >= 1")
-        total = self.pool.pages_for(len(request.prompt_ids) + request.max_tokens - 1)
-        spare = request.n > 1 and len(request.prompt_ids) % self.pool.page_size > 0  # a partial page, copied
-        if total + spare * (request.max_tokens > 1) > self.pool.num_pages:
-            raise RequestTooLarge(
-                f"request {request.id}: {len(request.prompt_ids)} prompt tokens and {request.max_tokens} new "
-                f"ones need {total + spare} pages of {self.pool.page_size} tokens, the pool has "
-                f"{self.pool.num_pages}"
-            )
+        self._admission.add(request)
         self._unended[request.id] = request.n
-        self._admission.line.add(request)
-        self._admission.changed()
 
     def abort(self, request_id: int) -> bool:
         """Drop a request and free its pages (while a step runs: at its commit). False if it is not here."""
@@ -242,13 +231,20 @@ class Scheduler:
         self.load.ran(step)
         decoding = self._running.decoding
         gone = decoding.append(sampled, finished)
-        ended = [self._end(decode, "stop" if decode.id in finished else "length") for decode in gone]
+        ended = list[Ended]()
+        for decode in gone:
+            self._running.end(decode)
+            ended.append(self._ended(decode.request, decode.id[1], decode.generated, finished))
         if gone:
             decoding.replace([decode for decode in decoding if decode not in gone])
         if gone or step.prefills:
             self._admission.changed()
         for run in self._prefill.commit(step):
-            ended += self._complete_prompt(run, sampled, finished)
+            request = run.request
+            self.tokens_forked += (request.n - 1) * len(request.prompt_ids)
+            for sample in line_up_forks(self._running, run, sampled, finished):
+                token = sampled[request.id, sample]
+                ended.append(self._ended(request, sample, [token], finished))
         if self._aborted:
             ended = [end for end in ended if end.request_id not in self._aborted]
             for request_id in sorted(self._aborted):
@@ -296,38 +292,17 @@ class Scheduler:
 
     # -- ending ---
 
-    def _complete_prompt(
-        self, run: AdmittedRequest, sampled: Mapping[SampleId, int], finished: Collection[SampleId]
-    ) -> list[Ended]:
-        """A prompt is computed: each first token begins a fork, or ends its sample."""
-        request, ended = run.request, []
-        self._running.prefilling.remove(run)
-        self._running.forking.append(run)
-        self.tokens_forked += (request.n - 1) * len(request.prompt_ids)
-        for sample in request.samples:
-            key = (request.id, sample)
-            if request.max_tokens > 1 and key not in finished:
-                run.pending.append((sample, sampled[key]))
-                continue
-            run.unstarted -= 1
-            reason: EndReason = "stop" if key in finished else "length"
-            ended.append(self._ended(request, sample, [sampled[key]], reason))
-        self._running.forget(run, len(ended))
-        return ended
-
-    def _end(self, decode: Decode, reason: EndReason) -> Ended:
-        """A sequence drew its last token: give its pages back."""
-        self._running.end(decode)
-        return self._ended(decode.request, decode.id[1], decode.generated, reason)
-
-    def _ended(self, request: Request, sample: int, tokens: list[int], reason: EndReason) -> Ended:
-        """A sample is complete."""
+    def _ended(
+        self, request: Request, sample: int, drawn: list[int], finished: Collection[SampleId]
+    ) -> Ended:
+        """A sample is complete, of which a request (its own, or what was left of it) drew the last tokens."""
         root = request.root
-        tokens = request.prompt_ids[len(root.prompt_ids) :] + tokens
+        tokens = request.prompt_ids[len(root.prompt_ids) :] + drawn
         if root.max_tokens > 1:
             self.load.ended(len(tokens))
         self._unended[root.id] -= 1
         last = not self._unended[root.id]
         if last:
             del self._unended[root.id]
+        reason: EndReason = "stop" if (root.id, sample) in finished else "length"
         return Ended(root.id, sample, tokens, reason, last)
