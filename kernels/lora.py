@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proactor.kernels.folded_adapter import FOLDED_ROWS, FoldedAdapter, add_folded, fold, folded_dtype
 from proactor.kernels.linear import Linear, exact_linear, library_linear
 from proactor.kernels.lora_kernels import RANKS, launch_add, launch_down
 from proactor.kernels.nf4 import NF4Tensor
@@ -53,6 +54,8 @@ class Adapter:
     scales: Sequence[float]
     uniform: bool = field(init=False)
     """Whether all have one rank and one scale, as our kernels need it."""
+    kept: dict[torch.dtype, FoldedAdapter] = field(init=False, default_factory=dict, repr=False)
+    """What `folded` made last."""
 
     def __post_init__(self) -> None:
         """Compare ranks and scales once, not at every product."""
@@ -73,6 +76,18 @@ class Adapter:
         if row_mask is not None:
             xa *= row_mask.unsqueeze(1)
         return xa
+
+    def folded(self, outputs: int, dtype: torch.dtype) -> FoldedAdapter:
+        """Its two matrices in ``dtype`` for a linear of ``outputs``, of the factors as they are now."""
+        kept = self.kept.get(dtype)
+        if kept is None or not kept.serves([self.a, *self.b], outputs):
+            kept = self.kept[dtype] = fold(self.a, self.b, self.spans, self.scales, outputs, dtype)
+        return kept
+
+    @property
+    def folded_bytes(self) -> int:
+        """Bytes that `folded` holds."""
+        return sum(kept.nbytes(self.a) for kept in self.kept.values())
 
 
 @dataclass(slots=True)
@@ -115,6 +130,14 @@ def _fused(x: Tensor, adapter: Adapter, linear: Linear) -> bool:
     return use_triton(x) and x.dtype in dtypes and fits and linear is library_linear
 
 
+def _folds(x: Tensor, adapter: Adapter, linear: Linear) -> bool:
+    """Whether the adapter is folded, without gradient: few rows on a CPU, and factors that count changes."""
+    few = x.device.type == "cpu" and len(x) <= FOLDED_ROWS and x.dtype != torch.float64
+    if not few or linear is exact_linear or _fused(x, adapter, linear):
+        return False
+    return not any(factor.is_inference() for factor in (adapter.a, *adapter.b))
+
+
 def _delta(
     parts: Sequence[Tensor],
     y: Tensor,
@@ -137,11 +160,10 @@ def _forward(
     adapter: Adapter,
     row_mask: Tensor | None,
     linear: Linear,
-    grad: bool,
 ) -> tuple[Tensor, Tensor]:
     """(y, x Aᵀ for the backward: scaled and masked on the torch path, neither on the Triton path)."""
     y = _base(x, weight, bias, linear)
-    return y, _update(x, y, adapter, row_mask, linear, grad)
+    return y, _update(x, y, adapter, row_mask, linear, True)
 
 
 def _update(
@@ -176,7 +198,7 @@ class _LoRALinear(torch.autograd.Function):
         a: Tensor,
         *b: Tensor,
     ) -> Tensor:
-        y, xa = _forward(x, source(), bias, adapter, row_mask, linear, True)
+        y, xa = _forward(x, source(), bias, adapter, row_mask, linear)
         ctx.plain = _fused(x, adapter, linear)
         ctx.save_for_backward(x if remade is None else remade.kept, xa, row_mask, a, *b)
         ctx.source, ctx.adapter, ctx.linear = source, adapter, linear
@@ -252,11 +274,10 @@ def lora_linear(
         if x.requires_grad:
             return _FrozenLinear.apply(x, source, bias, linear)  # type: ignore[no-any-return, no-untyped-call]
         return _base(x, source(), bias, linear)
-    if others:
-        return _of_several(x, source(), bias, [(adapter, row_mask), *others], linear)
-    if torch.is_grad_enabled():
-        return _LoRALinear.apply(x, source, bias, adapter, row_mask, linear, remade, adapter.a, *adapter.b)  # type: ignore[no-any-return, no-untyped-call]
-    return _forward(x, source(), bias, adapter, row_mask, linear, False)[0]
+    if not torch.is_grad_enabled():
+        return _without_gradient(x, source(), bias, [(adapter, row_mask), *others], linear)
+    require(not others, "others", "several adapters in one product have no gradient")
+    return _LoRALinear.apply(x, source, bias, adapter, row_mask, linear, remade, adapter.a, *adapter.b)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _switch(row_mask: Tensor | None, x: Tensor) -> Tensor | None:
@@ -264,7 +285,7 @@ def _switch(row_mask: Tensor | None, x: Tensor) -> Tensor | None:
     return None if row_mask is None else row_mask.to(x.dtype)
 
 
-def _of_several(
+def _without_gradient(
     x: Tensor,
     weight: Weight,
     bias: Tensor | None,
@@ -272,12 +293,15 @@ def _of_several(
     linear: Linear,
 ) -> Tensor:
     """The base, and on top the part of each adapter."""
-    require(not torch.is_grad_enabled(), "others", "several adapters in one product have no gradient")
     y = _base(x, weight, bias, linear)
     for adapter, row_mask in adapters:
         if _fused(x, adapter, linear):
             _check(x, adapter, row_mask)
-        _update(x, y, adapter, _switch(row_mask, x), linear, False)
+        if _folds(x, adapter, linear):
+            folded = adapter.folded(y.shape[1], folded_dtype(x))
+            add_folded(x, y, folded, _switch(row_mask, x), linear)
+        else:
+            _update(x, y, adapter, _switch(row_mask, x), linear, False)
     return y
 
 
