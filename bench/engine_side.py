@@ -159,7 +159,8 @@ def main() -> None:
     setup = channel.receive()
     workload = Workload.from_json(setup["workload"])
     lora = LoRA(rank=RANK, alpha=ALPHA) if setup["adapter"] else None
-    engine = Engine.load(Path(setup["model"]), lora=lora, device="cpu", dtype=setup.get("dtype", "float32"))
+    options = {"dtype": setup.get("dtype", "float32"), "resident": setup.get("resident", "auto")}
+    engine = Engine.load(Path(setup["model"]), lora=lora, device="cpu", **options)
     if lora is not None:
         engine.load_adapter(setup["adapter"])
     training = open_training(engine, workload) if workload.turns > 1 else None

@@ -1,12 +1,14 @@
 """Rollouts alone, without training: the sampler beside transformers' batching and TRL's generation.
 
     python -m bench.rollout --peer transformers --workload ragged
+    python -m bench.rollout --peer transformers --workload lone --model FOLDER [--resident nf4]
     python -m bench.rollout --peer trl --workload group
 
 ragged: 128 requests with prompts of 8-128 tokens and 8-128 new ones, beside continuous batching and beside
 static batches (`generate`, padded on the left). Greedy. group: 8 prompts with one context of 600 tokens, 8
 samples of 32 tokens each, with an adapter, beside what `GRPOTrainer` generates with, `generate` or continuous
-batching. Drawn at temperature 1.
+batching. Drawn at temperature 1. lone: one prompt of 128 tokens, 128 new ones, beside `generate` with a cache
+that grows and with one of fixed size.
 
 Each side is a process with the same weights, dtype and threads. First greedy tokens are compared; then each
 peer looks for its fastest size or way, by one rollout each; then the sides take turns. Lengths are forced, so
@@ -30,7 +32,7 @@ from typing import Any
 from bench.models import write_adapter, write_tiny_qwen2
 from bench.protocol import Side, setting
 from bench.records import add_results, say, stamp, write_record
-from bench.workloads import GROUP, Workload, ragged
+from bench.workloads import GROUP, LONE, Workload, ragged
 from proactor.training.origin import bfloat16_products
 
 SIZES = (32, 64, 128)
@@ -161,6 +163,9 @@ def contenders(
         return side
 
     ours = Contender("ours", start("ours", "bench.engine_side"))
+    if options.workload == "lone":
+        ways: list[dict[str, Any]] = [{"size": 1, "cache": cache} for cache in ("dynamic", "static")]
+        return [ours, Contender("static", start("static", "bench.transformers_side", way="static"), ways)]
     if options.peer == "transformers":
         sizes: list[dict[str, Any]] = [{"size": size} for size in options.sizes]
         return [
@@ -188,6 +193,7 @@ def run(options: argparse.Namespace, workload: Workload, scratch: Path) -> dict[
             "model": str(model),
             "adapter": adapter,
             "dtype": dtype,
+            "resident": options.resident,
             "workload": workload.to_json(),
             "micro": len(workload.counts),
         }
@@ -202,18 +208,21 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print a line for each side, and write the record."""
     parser = argparse.ArgumentParser(prog="python -m bench.rollout", description=__doc__.split("\n")[0])
     parser.add_argument("--peer", choices=("transformers", "trl"), default="transformers")
-    parser.add_argument("--workload", choices=("ragged", "group"), default="ragged")
+    parser.add_argument("--workload", choices=("ragged", "group", "lone"), default="ragged")
     parser.add_argument("--model", type=Path, help="folder of a model; default: 5.2M random weights")
     parser.add_argument("--dtypes", nargs="+", choices=tuple(TIE), help="default: those with fast products")
+    parser.add_argument(
+        "--resident", choices=("auto", "dense", "nf4"), default="auto", help="as the engine's"
+    )
     parser.add_argument("--requests", type=int, default=128, help="of the ragged workload")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="batches that peers try")
     parser.add_argument("--rounds", type=int, default=3)
     add_results(parser)
     options = parser.parse_args(argv)
-    if options.peer == "trl" and options.workload == "ragged":
-        parser.error("TRL draws completions of one length: --workload group")
+    if options.peer == "trl" and options.workload != "group":
+        parser.error("TRL draws completions of one length, of several prompts: --workload group")
     options.dtypes = options.dtypes or list(TIE)[: 1 + bool(bfloat16_products())]
-    workload = GROUP if options.workload == "group" else ragged(options.requests)
+    workload = {"ragged": ragged(options.requests), "group": GROUP, "lone": LONE}[options.workload]
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # remarks of other libraries; real problems raise
     with tempfile.TemporaryDirectory() as scratch:
@@ -234,6 +243,7 @@ def main(argv: list[str] | None = None) -> None:
         **stamp(),
         **setting("torch", "transformers", *(("trl", "peft") if options.peer == "trl" else ())),
         "peer": options.peer,
+        "resident": options.resident,
         "model": options.model.name if options.model else "5.2M-parameter Qwen2, random weights",
         "rounds": options.rounds,
         "workload": workload.to_json(),

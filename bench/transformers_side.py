@@ -45,8 +45,10 @@ class Static:
     def __init__(self, model: Any, workload: Workload) -> None:
         self.model, self.workload = model, workload
 
-    def rollout(self, prompts: list[list[int]], counts: list[int], size: int) -> list[list[int]]:
-        """The completions of ``prompts``."""
+    def rollout(
+        self, prompts: list[list[int]], counts: list[int], size: int, cache: str = "dynamic"
+    ) -> list[list[int]]:
+        """The completions of ``prompts``; ``cache``: whether it grows (dynamic) or has one size (static)."""
         tokens: list[list[int]] = []
         for start in range(0, len(prompts), size):
             part, wanted = prompts[start : start + size], counts[start : start + size]
@@ -60,6 +62,7 @@ class Static:
                 do_sample=False,
                 eos_token_id=None,
                 pad_token_id=PAD,
+                cache_implementation=cache,
             )
             tokens += [row[width : width + n].tolist() for row, n in zip(out, wanted, strict=True)]
         return tokens
@@ -124,7 +127,8 @@ def main() -> None:
         command = channel.receive()
         prompts = [ids for ids in workload.prompts(command["step"]) for _ in range(workload.samples)]
         rows = 0
-        tokens = way.rollout(prompts, workload.counts, command["size"])
+        chosen = {key: command[key] for key in ("size", "cache") if key in command}
+        tokens = way.rollout(prompts, workload.counts, **chosen)
         channel.send(tokens=tokens, rows=rows)
 
 

@@ -80,6 +80,8 @@ def ragged(requests: int) -> Workload:
     return Workload("ragged", lengths, samples=1, max_tokens=max(counts), ragged=counts)
 
 
+LONE = Workload("lone", (128,), samples=1, max_tokens=128)
+"""One conversation: no batch hides what a step costs."""
 SHORT = Workload("short", (4, 9, 14, 19, 25, 30, 35, 40), samples=8, max_tokens=64)
 DIALOGUE = Workload("dialogue", tuple(range(450, 661, 30)), samples=8, max_tokens=32, nested=True)
 GROUP = Workload("group", tuple(range(608, 637, 4)), samples=8, max_tokens=32, shared=600)

@@ -134,6 +134,15 @@ class LoRABuffer:
                 view.copy_(leaf.grad)
             leaf.grad = view
 
+    def changed(self) -> None:
+        """Count a change that autograd may not have seen, as through ``leaf.data``."""
+        torch.autograd.graph.increment_version(self.flat)
+
+    @property
+    def folded_bytes(self) -> int:
+        """Bytes of what the adapters are folded to for few rows."""
+        return sum(adapter.folded_bytes for adapter in self.adapters.values())
+
     def tensors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """{Hugging Face's module name: (A [r, K], B [N, r])}, as views."""
         return self.by_module(self.leaves)

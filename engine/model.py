@@ -253,9 +253,11 @@ class Decoder:
         return tuple(dict.fromkeys(form_of(weight, self.dtype) for weight in held))
 
     def nbytes(self) -> dict[str, int]:
-        """Bytes by kind: dense and nf4 linears, embeddings (with the head), adapter (with its gradient)."""
+        """Bytes by kind: dense and nf4 linears, embeddings (with the head), adapter (with its gradient) and
+        what it is folded to (`Adapter.folded`).
+        """
         sizes = [base.nbytes() for layer in self.layers for base in layer.linears.values()]
         dense, nf4 = sum(size[0] for size in sizes), sum(size[1] for size in sizes)
         tables = self.embed.nbytes + (0 if self.head is self.embed else self.head.nbytes)
-        adapter = 2 * self.lora.flat.nbytes if self.lora else 0
-        return {"dense": dense, "nf4": nf4, "embeddings": tables, "adapter": adapter}
+        adapter, folded = (2 * self.lora.flat.nbytes, self.lora.folded_bytes) if self.lora else (0, 0)
+        return {"dense": dense, "nf4": nf4, "embeddings": tables, "adapter": adapter, "folded": folded}

@@ -123,9 +123,10 @@ class Parts:
     def memory(self) -> dict[str, int]:
         """Bytes by kind: those of `Decoder.nbytes` with all adapters, the optimizers, and the KV cache."""
         trainers = self._trainers.values()
+        held = [trainer.decoder.nbytes() for trainer in trainers]
         return {
             **self.decoder.nbytes(),
-            "adapter": sum(trainer.decoder.nbytes()["adapter"] for trainer in trainers),
+            **{kind: sum(each[kind] for each in held) for kind in ("adapter", "folded")},
             "optimizer": sum(2 * trainer.optimizer.m.nbytes for trainer in trainers),
             "kv": self._policy.cache_bytes(),
         }

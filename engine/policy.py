@@ -134,6 +134,8 @@ class Policy:
     def restore(self, weights: Weights, version: int) -> None:
         """Take over the version of other weights; the KV of those before is dropped, that of others stays."""
         weights.version = version
+        if weights.decoder.lora is not None:
+            weights.decoder.lora.changed()
         if self.sampler is not None:
             self.sampler.scheduler.drop_namespace(weights.namespace)
         weights.epoch += 1

@@ -180,7 +180,7 @@ class Sampler:
             sample.text = self._stops.text(sample.token_ids, job.sampling.stop)
         sample.finish_reason = reason  # last: whoever watches the sample takes it as complete then
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _step(self, step: Step) -> list[Ended]:
         with ranged("sample: rows"):
             self.cache.prepare(step)

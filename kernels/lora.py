@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels.linear import Linear, library_linear
-from proactor.kernels.lora_update import Adapter, add_update, fused
+from proactor.kernels.lora_update import Adapter, add_update, add_without_gradient, fused
 from proactor.kernels.nf4 import NF4Tensor
 from proactor.kernels.nf4_cpu import HostNF4, host_back, host_linear
 from proactor.kernels.nf4_linear import nf4_linear
@@ -70,11 +70,10 @@ def _forward(
     adapter: Adapter,
     row_mask: Tensor | None,
     linear: Linear,
-    grad: bool,
 ) -> tuple[Tensor, Tensor]:
     """(y, x Aᵀ for the backward, as `add_update` returns it)."""
     y = _base(x, weight, bias, linear)
-    return y, add_update(x, y, adapter, row_mask, linear, grad)
+    return y, add_update(x, y, adapter, row_mask, linear, True)
 
 
 class _LoRALinear(torch.autograd.Function):
@@ -91,7 +90,7 @@ class _LoRALinear(torch.autograd.Function):
         a: Tensor,
         *b: Tensor,
     ) -> Tensor:
-        y, xa = _forward(x, source(), bias, adapter, row_mask, linear, True)
+        y, xa = _forward(x, source(), bias, adapter, row_mask, linear)
         ctx.plain = fused(x, adapter, linear)
         ctx.save_for_backward(x if remade is None else remade.kept, xa, row_mask, a, *b)
         ctx.source, ctx.adapter, ctx.linear = source, adapter, linear
@@ -165,11 +164,10 @@ def lora_linear(
         if x.requires_grad:
             return _FrozenLinear.apply(x, source, bias, linear)  # type: ignore[no-any-return, no-untyped-call]
         return _base(x, source(), bias, linear)
-    if others:
-        return _of_several(x, source(), bias, [(adapter, row_mask), *others], linear)
-    if torch.is_grad_enabled():
-        return _LoRALinear.apply(x, source, bias, adapter, row_mask, linear, remade, adapter.a, *adapter.b)  # type: ignore[no-any-return, no-untyped-call]
-    return _forward(x, source(), bias, adapter, row_mask, linear, False)[0]
+    if not torch.is_grad_enabled():
+        return _without_gradient(x, source(), bias, [(adapter, row_mask), *others], linear)
+    require(not others, "others", "several adapters in one product have no gradient")
+    return _LoRALinear.apply(x, source, bias, adapter, row_mask, linear, remade, adapter.a, *adapter.b)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _switch(row_mask: Tensor | None, x: Tensor) -> Tensor | None:
@@ -177,7 +175,7 @@ def _switch(row_mask: Tensor | None, x: Tensor) -> Tensor | None:
     return None if row_mask is None else row_mask.to(x.dtype)
 
 
-def _of_several(
+def _without_gradient(
     x: Tensor,
     weight: Weight,
     bias: Tensor | None,
@@ -185,10 +183,9 @@ def _of_several(
     linear: Linear,
 ) -> Tensor:
     """The base, and on top the part of each adapter."""
-    require(not torch.is_grad_enabled(), "others", "several adapters in one product have no gradient")
     y = _base(x, weight, bias, linear)
     for adapter, row_mask in adapters:
-        add_update(x, y, adapter, _switch(row_mask, x), linear, False)
+        add_without_gradient(x, y, adapter, _switch(row_mask, x), linear)
     return y
 
 

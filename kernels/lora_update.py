@@ -6,7 +6,8 @@ y [T, N]; x [T, K]; the A_i [r_i, K] stacked (one product for q, k and v, or gat
 float32; s_i a scale; m [T] or None switches the update per row.
 
 On a GPU one kernel adds the updates of all spans, with scale and mask in float32, where they have one rank
-and one scale; otherwise the library's products do. For few rows and no gradient another computes x Aᵀ.
+and one scale; otherwise the library's products do. For few rows and no gradient another computes x Aᵀ, and
+a CPU folds the factors (`folded_adapter`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from proactor.kernels.folded_adapter import FOLDED_ROWS, FoldedAdapter, add_folded, fold, folded_dtype
 from proactor.kernels.linear import Linear, exact_linear, library_linear
 from proactor.kernels.lora_kernels import RANKS, launch_add, launch_down
 from proactor.kernels.op import require, use_triton
@@ -41,6 +43,8 @@ class Adapter:
     scales: Sequence[float]
     uniform: bool = field(init=False)
     """Whether all have one rank and one scale, as our kernels need it."""
+    kept: dict[torch.dtype, FoldedAdapter] = field(init=False, default_factory=dict, repr=False)
+    """What `folded` made last."""
 
     def __post_init__(self) -> None:
         """Compare ranks and scales once, not at every product."""
@@ -61,6 +65,18 @@ class Adapter:
         if row_mask is not None:
             xa *= row_mask.unsqueeze(1)
         return xa
+
+    def folded(self, outputs: int, dtype: torch.dtype) -> FoldedAdapter:
+        """Its two matrices in ``dtype`` for a linear of ``outputs``, of the factors as they are now."""
+        kept = self.kept.get(dtype)
+        if kept is None or not kept.serves([self.a, *self.b], outputs):
+            kept = self.kept[dtype] = fold(self.a, self.b, self.spans, self.scales, outputs, dtype)
+        return kept
+
+    @property
+    def folded_bytes(self) -> int:
+        """Bytes that `folded` holds."""
+        return sum(kept.nbytes(self.a) for kept in self.kept.values())
 
 
 def fused(x: Tensor, adapter: Adapter, linear: Linear) -> bool:
@@ -93,6 +109,24 @@ def add_update(
     xa = adapter.gate(linear(x, adapter.a.to(x.dtype), None), row_mask)
     _delta(adapter.parts(xa), y, [b.to(x.dtype) for b in adapter.b], adapter.spans, linear)
     return xa
+
+
+def add_without_gradient(
+    x: Tensor, y: Tensor, adapter: Adapter, row_mask: Tensor | None, linear: Linear
+) -> None:
+    """Add an adapter's update to y, in place, where no backward follows. Raises as `add_update`."""
+    if _folds(x, adapter, linear):
+        add_folded(x, y, adapter.folded(y.shape[1], folded_dtype(x)), row_mask, linear)
+    else:
+        add_update(x, y, adapter, row_mask, linear, False)
+
+
+def _folds(x: Tensor, adapter: Adapter, linear: Linear) -> bool:
+    """Whether the adapter is folded: few rows on a CPU, and factors whose changes are counted."""
+    few = x.device.type == "cpu" and len(x) <= FOLDED_ROWS and x.dtype != torch.float64
+    if not few or linear is exact_linear or fused(x, adapter, linear):
+        return False
+    return not any(factor.is_inference() for factor in (adapter.a, *adapter.b))
 
 
 def _delta(

@@ -131,6 +131,16 @@ def test_beside_trl(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert sides["generate"]["rows_computed"] == 6 * (22 + 3)
 
 
+def test_one_conversation_beside_generate(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout, "LONE", Workload("lone", (9,), samples=1, max_tokens=5))
+    record = run(model, tmp_path, "--workload", "lone")
+    sides, tried = (record["cells"]["float32"][key] for key in ("sides", "tried"))
+    assert {name: side["rows_computed"] for name, side in sides.items()} == {"ours": 13, "static": 13}
+    assert [way["cache"] for way in tried] == ["dynamic", "static"] and record["resident"] == "auto"
+
+
 def test_trl_does_not_draw_ragged_lengths(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         rollout.main(["--peer", "trl"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import bitsandbytes.functional as bnb
@@ -108,6 +109,18 @@ def test_the_fused_product_is_near_the_exact_one(count: int, monkeypatch: pytest
 def hidden_codes(held: HostNF4) -> HostNF4:
     """The same weight without its fused product."""
     return replace(held, coarse=None)
+
+
+@fused
+def test_the_librarys_function_gives_the_bits_of_its_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, x = host(*weights(*SHAPES), dtype=torch.bfloat16), rows(5, 192, torch.bfloat16)
+    assert held.coarse is not None
+    function = nf4_library._product()
+    if function is None:
+        pytest.skip(f"bitsandbytes {version('bitsandbytes')} is called by its operation")
+    direct = nf4_library.fused_linear(x, held.codes, held.coarse, held.shape)
+    monkeypatch.setattr(nf4_library, "_product", lambda: None)
+    assert torch.equal(direct, nf4_library.fused_linear(x, held.codes, held.coarse, held.shape))
 
 
 @fused
