@@ -17,7 +17,7 @@ from proactor.config_file import load_config
 from proactor.engine import ProactorError
 from proactor.evaluation.store import save_evaluations
 from proactor.sources import load
-from proactor.training.provenance import check_destination, write_provenance
+from proactor.training.provenance import FitSteps, check_destination, write_provenance
 from tests.proactor.report.agents import evaluation
 from tests.proactor.runs import config_file
 
@@ -103,7 +103,8 @@ def run(tmp_path: Path) -> Path:
     """A config whose model folder was built by `pretrain`, and whose run has files that can be read."""
     file = config_file(tmp_path, tmp_path / "model", pretrain={"seconds": 1})
     (tmp_path / "model").mkdir()
-    write_provenance(tmp_path / "model", load_config(file).data)
+    steps = FitSteps(made=3, wanted=None, seconds=1, settled=False)
+    write_provenance(tmp_path / "model", load_config(file).data, steps)
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     played = evaluation(DIALOGUES, {})
     save_evaluations(

@@ -6,16 +6,20 @@ the healthy run, edited.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from proactor.config import Data
 from proactor.doctor.diagnosis import RULES, diagnose, diagnose_folder
 from proactor.doctor.facts import Facts, Finding, Row
 from proactor.training.loop import train
+from proactor.training.provenance import FitSteps, write_provenance
 from tests.proactor.commands.calls import call, refusal
 from tests.proactor.report.episode_runs import write_run
 from tests.proactor.runs import WIDE, config, config_file
@@ -186,6 +190,11 @@ EDITS: dict[str, tuple[Callable[[Facts], Facts], str, str]] = {
         "sft.max_steps=80",
     ),
     "nan": (lambda f: with_steps(f, 5, nonfinite_gradient=1.0), "gradient not finite", "grpo.lr=0.001"),
+    "pre-training": (
+        lambda f: replace(f, pretrained=FitSteps(made=40, wanted=400, seconds=2.0, settled=False)),
+        "model cut short",
+        "pretrain.seconds=30,",
+    ),
     "skipped": (
         lambda f: with_steps(f, skipped_update=1.0, groups_dropped=3.0),
         "no update",
@@ -304,6 +313,34 @@ def test_every_rule_has_a_run_that_it_fires_on(healthy: Facts, episodes: Facts) 
     )
     silent = [rule.__name__ for rule in RULES if not any(rule(facts) for facts in edited)]
     assert not silent
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        FitSteps(made=400, wanted=400, seconds=2, settled=False),
+        FitSteps(made=250, wanted=400, seconds=2, settled=True),
+        FitSteps(made=40, wanted=None, seconds=2, settled=False),
+    ],
+    ids=["all steps", "stopped falling", "by time"],
+)
+def test_a_model_that_was_trained_as_wanted_is_no_finding(healthy: Facts, steps: FitSteps) -> None:
+    assert not found(replace(healthy, pretrained=steps))
+
+
+def test_the_record_of_the_model_is_found_beside_the_run_too(
+    healthy: Facts, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, model = tmp_path / "runs" / "moved", tmp_path / "runs" / "moved" / "models" / "small"
+    shutil.copytree(root / "runs" / "healthy", run)
+    model.mkdir(parents=True)
+    write_provenance(model, Data(source="synthetic"), FitSteps(made=3, wanted=9, seconds=2, settled=False))
+    for place, folder in (("models/small", tmp_path), (str(model), tmp_path), ("models/small", run)):
+        values = yaml.safe_load((run / "config.yaml").read_text()) | {"model": place}
+        (run / "config.yaml").write_text(yaml.safe_dump(values))
+        monkeypatch.chdir(folder)
+        (finding,) = diagnose_folder(run)
+        assert finding.name == "model cut short" and "after 3 of 9 steps" in finding.evidence
 
 
 def test_the_worst_comes_first(healthy: Facts) -> None:
