@@ -108,10 +108,16 @@ def parse_pair(text: str) -> tuple[str, Any]:
 
 
 def run_folder(run: Path) -> Path:
-    """The folder of a run, given that folder or the run's config. UsageError where there is no run."""
+    """The folder of a run, given that folder or the run's config.
+
+    Raises UsageError where there is nothing, SourceError for a folder that is not a run's.
+    """
     if not run.exists():
         raise UsageError(f"{run}: no such run, nor a config")
     if not run.is_file():
+        from proactor.training.record import check_run
+
+        check_run(run)
         return run
     from proactor.config_file import load_run
 

@@ -49,10 +49,11 @@ class Facts:
 
     @classmethod
     def read(cls, folder: Path) -> Facts:
-        """The facts of a run's folder. Raises SourceError for a file that is missing or cannot be read, and
-        for a run that has not made a step.
+        """The facts of a run's folder. Raises SourceError for a file that cannot be read, and for a run that
+        has not made a step.
         """
-        rows = read_rows(folder / "metrics.jsonl")
+        metrics = folder / "metrics.jsonl"
+        rows = read_rows(metrics) if metrics.exists() else []
         if not any(row.get("kind") in ("sft", "grpo", "sand") for row in rows):
             raise SourceError(f"{folder}: has not made a training step yet")
         files = [file for file in (folder / "samples").glob("*.jsonl") if SAMPLES.fullmatch(file.name)]

@@ -162,6 +162,59 @@ def test_a_damaged_file_of_a_run_is_one_line(
     assert message in end_of(capsys, monkeypatch, command, run, *options)
 
 
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, Path]:
+    """What somebody may take for a run, by kind."""
+    files = {"empty": (), "model": ("config.json", "pretrained.json"), "adapter": ("adapter_config.json",)}
+    for kind, names in files.items():
+        (tmp_path / kind).mkdir()
+        for name in names:
+            (tmp_path / kind / name).write_text("{}")
+    (tmp_path / "notes.txt").write_text("a line")
+    return {kind: tmp_path / kind for kind in (*files, "none", "notes.txt")}
+
+
+FOLDER, TEXT = "no run's folder: it holds none of config.yaml", "expected keys and values, found str"
+
+
+@pytest.mark.parametrize(
+    ("command", "folder", "none", "file"),
+    [
+        ("report", FOLDER, "no such run", TEXT),
+        ("compare", FOLDER, "no such run", TEXT),
+        ("pool", FOLDER, "no such run", TEXT),
+        ("doctor", FOLDER, "no such run", TEXT),
+        ("calibrate", "a folder; a config is a YAML file", "no such file", TEXT),
+        ("evaluate", "a folder; a config is a YAML file", "no such file", TEXT),
+    ],
+)
+def test_what_is_no_run_is_named(
+    places: dict[str, Path],
+    command: str,
+    folder: str,
+    none: str,
+    file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = set(places["empty"].parent.rglob("*"))
+    told = {"none": none, "notes.txt": file}
+    for kind, place in places.items():
+        arguments = (place, place) if command == "compare" else (place,)
+        line = end_of(capsys, monkeypatch, command, *arguments)
+        assert line.startswith(f"proactor: {place}: {told.get(kind, folder)}"), line
+    assert set(places["empty"].parent.rglob("*")) == before, "nothing is written"
+
+
+def test_a_config_that_is_a_run_is_told_its_file(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run.parent / "runs" / "tiny"
+    (folder / "config.yaml").write_text(run.read_text())
+    line = end_of(capsys, monkeypatch, "calibrate", folder)
+    assert line.endswith(f"a config is a YAML file; that of this run is {folder}/config.yaml")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -371,6 +371,8 @@ def test_the_command_is_silent_with_code_0_or_ends_with_1(
 
 def test_a_run_without_a_step_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such run" in refusal(capsys, "doctor", tmp_path / "none")
-    assert "metrics.jsonl: no such file" in refusal(capsys, "doctor", tmp_path)
+    assert f"{tmp_path}: no run's folder" in refusal(capsys, "doctor", tmp_path)
+    (tmp_path / "config.yaml").write_text("name: begun\n")
+    assert "has not made a training step yet" in refusal(capsys, "doctor", tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"kind": "eval", "phase": "grpo"}\n')
     assert "has not made a training step yet" in refusal(capsys, "doctor", tmp_path)
