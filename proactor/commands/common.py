@@ -7,6 +7,7 @@ that help comes at once.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -105,6 +106,11 @@ def parse_pair(text: str) -> tuple[str, Any]:
     from proactor.yaml_values import parse_yaml
 
     return key, parse_yaml(value, f"--option {text}")
+
+
+def pretrain_command(config: Path, overrides: Sequence[str]) -> str:
+    """The command that builds the small model of a config, as a shell takes it."""
+    return shlex.join(("proactor", "pretrain", str(config), *overrides))
 
 
 def run_folder(run: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -271,6 +272,16 @@ def test_no_model_is_built_under_the_name_of_a_hub_model(
     line = end_of(capsys, monkeypatch, *command, run, f"model={model}")
     assert f"model {model}: looks like a hub id" in line and f"model=./{model} builds" in line
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_ranks_are_told_what_builds_the_model(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    overrides = (f"model={run.parent}/new", "pretrain.share=[0, 0.5]")
+    line = end_of(capsys, monkeypatch, "train", run, *overrides)
+    command = line.partition("this builds it, in one process: ")[2]
+    assert shlex.split(command) == ["proactor", "pretrain", str(run), *overrides]
 
 
 def test_pretrain_refuses_a_folder_that_it_did_not_build(
