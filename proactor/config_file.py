@@ -65,6 +65,10 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig | Epi
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if file.is_dir():
+        of_run = file / "config.yaml"
+        hint = f"; that of this run is {of_run}" if of_run.is_file() else ""
+        raise ConfigError(f"{file}: a folder; a config is a YAML file{hint}")
     try:
         return read_yaml(file)
     except SourceError as error:

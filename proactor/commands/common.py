@@ -7,6 +7,7 @@ that help comes at once.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -107,11 +108,22 @@ def parse_pair(text: str) -> tuple[str, Any]:
     return key, parse_yaml(value, f"--option {text}")
 
 
+def pretrain_command(config: Path, overrides: Sequence[str]) -> str:
+    """The command that builds the small model of a config, as a shell takes it."""
+    return shlex.join(("proactor", "pretrain", str(config), *overrides))
+
+
 def run_folder(run: Path) -> Path:
-    """The folder of a run, given that folder or the run's config. UsageError where there is no run."""
+    """The folder of a run, given that folder or the run's config.
+
+    Raises UsageError where there is nothing, SourceError for a folder that is not a run's.
+    """
     if not run.exists():
         raise UsageError(f"{run}: no such run, nor a config")
     if not run.is_file():
+        from proactor.training.record import check_run
+
+        check_run(run)
         return run
     from proactor.config_file import load_run
 

@@ -25,10 +25,12 @@ def dry_run(
     rates: tuple[float | None, float | None],
     ranks: int | None,
     tokenizer: Path | None,
+    pretrain: str,
 ) -> None:
     """Read the data, plan, and print what the run will compute. ``rates``: (TFLOP/s, GB/s), None: not given.
 
-    Raises UsageError for a run in an environment, and what planning raises.
+    ``pretrain``: the command that builds the run's small model, to name where it is missing. Raises
+    UsageError for a run in an environment, and what planning raises.
     """
     from proactor.config import RunConfig
 
@@ -39,7 +41,7 @@ def dry_run(
     count = ranks or int(os.environ.get("WORLD_SIZE", "1"))
     from proactor.engine import plan_here, plan_model
 
-    place, lora, options = _shapes(settings, tokenizer), settings.lora, settings.engine
+    place, lora, options = _shapes(settings, tokenizer, pretrain), settings.lora, settings.engine
     model = plan_here(place, lora, options) if gpu is None else plan_model(place, gpu, lora, options)
     with terminal() as ui:
         ui.say("reading the data")
@@ -99,14 +101,14 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _shapes(settings: RunConfig, tokenizer: Path | None) -> str | Path:
+def _shapes(settings: RunConfig, tokenizer: Path | None, pretrain: str) -> str | Path:
     """Where the model's shapes come from: its folder, a known name, or the Hub's copy of its config."""
     from proactor.engine import read_outline
 
     if Path(settings.model).is_dir() or tokenizer is not None:
         return settings.model
     if settings.pretrain is not None:
-        raise UsageError(f"model {settings.model}: not there yet; proactor pretrain builds it")
+        raise UsageError(f"model {settings.model}: not there yet; this builds it: {pretrain}")
     return read_outline(settings.model, settings.engine.revision).folder
 
 

@@ -96,7 +96,9 @@ def _source(source: Path, adapter: str, base: str | None) -> tuple[Path, str]:
         if folder is None:
             raise UsageError(f"--adapter {adapter}: there is nothing to export of the bare model")
         return folder, base or run_model(source)[1]
-    if not source.is_dir() or not has_adapter(source):
+    if not source.exists():
+        raise UsageError(f"{source}: no such folder")
+    if not has_adapter(source):
         raise UsageError(f"{source}: neither a run's folder nor one with an adapter")
     model = base or base_model_of(source)
     if model is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proactor.commands.common import ConfigFile, Overrides, UsageError, console, terminal
+from proactor.commands.common import ConfigFile, Overrides, UsageError, console, pretrain_command, terminal
 from proactor.commands.doctor import point_to_doctor
 from proactor.commands.dry_run import TOKENIZER, dry_run
 from proactor.commands.report import write_report
@@ -58,13 +58,14 @@ def train(
     from proactor.episode_config import EpisodeConfig
 
     settings = load_run(config, overrides or [])
+    built_by = pretrain_command(config, overrides or [])
     if overfit and isinstance(settings, EpisodeConfig):
         raise UsageError("--overfit learns dialogues; a run in an environment has none")
     if plan_only:
-        dry_run(settings, gpu, (tflops, bandwidth), ranks, tokenizer)
+        dry_run(settings, gpu, (tflops, bandwidth), ranks, tokenizer, built_by)
         return
     console.outlives = True
-    _ensure_model(settings)
+    _ensure_model(settings, built_by)
     if isinstance(settings, EpisodeConfig):
         _train_episodes(settings, resume, fresh)
         return
@@ -141,14 +142,15 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     if settings.pretrain is None:
         raise UsageError(f"{config}: no pretrain section, nothing to build")
     console.outlives = True
-    _ensure_model(settings)
+    _ensure_model(settings, pretrain_command(config, overrides or []))
 
 
-def _ensure_model(settings: RunConfig | EpisodeConfig) -> None:
+def _ensure_model(settings: RunConfig | EpisodeConfig, built_by: str) -> None:
     """Build the small model of a config with a `pretrain` section, unless it exists.
 
-    Raises ProactorError for a model of other origin, for a name that looks like a hub id, and for a reward or
-    method that training could not use.
+    ``built_by``: the command that does it alone, to name where this process must not. Raises ProactorError
+    for a model of other origin, for a name that looks like a hub id, and for a reward or method that training
+    could not use.
     """
     if settings.pretrain is None:
         return
@@ -159,9 +161,7 @@ def _ensure_model(settings: RunConfig | EpisodeConfig) -> None:
     if Path(settings.model).is_dir():
         return
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError(
-            f"model {settings.model}: not there yet; build it in one process first (proactor pretrain CONFIG)"
-        )
+        raise UsageError(f"model {settings.model}: not there yet; this builds it, in one process: {built_by}")
     if isinstance(settings, RunConfig):
         from proactor.rewards import load_reward
 

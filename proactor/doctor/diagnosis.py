@@ -11,6 +11,7 @@ RULES: tuple[Rule, ...] = (
     reward_rules.episodes_fail,
     reward_rules.episodes_without_turns,
     update_rules.not_finite,
+    update_rules.cut_short,
     update_rules.no_update,
     update_rules.collapse,
     sampling_rules.truncated,

@@ -10,7 +10,9 @@ from typing import Any
 
 from proactor.files import SourceError, parse_json, read_bytes
 from proactor.training.outcome import Outcome, outcome
+from proactor.training.provenance import FitSteps, read_steps
 from proactor.training.record import RunRecord
+from proactor.training.run_model import model_place
 from proactor.training.runs import SAMPLES, read_rows
 
 Row = Mapping[str, Any]
@@ -36,24 +38,31 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The records of a run. ``samples``: those of the last step that wrote any."""
+    """The records of a run. ``samples``: those of the last step that wrote any. ``pretrained``: how far the
+    pre-training of its model came, where the model's folder is there and says so.
+    """
 
     record: RunRecord
     rows: tuple[Row, ...]
     samples: tuple[Row, ...] = ()
+    pretrained: FitSteps | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Facts:
-        """The facts of a run's folder. Raises SourceError for a file that is missing or cannot be read, and
-        for a run that has not made a step.
+        """The facts of a run's folder. Raises SourceError for a file that cannot be read, and for a run that
+        has not made a step.
         """
-        rows = read_rows(folder / "metrics.jsonl")
+        metrics = folder / "metrics.jsonl"
+        rows = read_rows(metrics) if metrics.exists() else []
         if not any(row.get("kind") in ("sft", "grpo", "sand") for row in rows):
             raise SourceError(f"{folder}: has not made a training step yet")
         files = [file for file in (folder / "samples").glob("*.jsonl") if SAMPLES.fullmatch(file.name)]
         last = max(files, key=lambda file: file.name.rpartition("-")[2], default=None)
         samples = _lines(last) if last is not None else ()
-        return cls(RunRecord.read(folder), tuple(rows), samples)
+        record = RunRecord.read(folder)
+        model = record.config.get("model")
+        pretrained = read_steps(model_place(folder, model)) if isinstance(model, str) else None
+        return cls(record, tuple(rows), samples, pretrained)
 
     @property
     def steps(self) -> tuple[Row, ...]:

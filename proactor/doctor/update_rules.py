@@ -1,7 +1,8 @@
-"""Rules on the updates: gradients, learning rate, clipping, the gap, and what was memorised."""
+"""Rules on the updates: those of pre-training, gradients, learning rate, clipping, the gap, memorising."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from proactor.doctor.facts import Facts, Finding, Row, first_quarter, last_quarter, mean, span, total, values
@@ -17,8 +18,22 @@ GAP = 0.05
 """Mean difference of log-probabilities, in nats a token, between sampler and trainer."""
 SURE = 0.02
 """Entropy, in nats a token, of a model that knows its answers by heart."""
+MARGIN = 1.5
+"""Factor of the time that pre-training would have taken at its pace, when more is proposed."""
 APART = 0.2
 """Lead of the training reward over dev, and its rise, from which on the training data is learned by heart."""
+
+
+def cut_short(facts: Facts) -> Finding | None:
+    """The pre-training of the run's model ended by its time limit, before its steps."""
+    steps = facts.pretrained
+    if steps is None or steps.wanted is None or not steps.cut_short:
+        return None
+    evidence = f"pre-training was over after {steps.made} of {steps.wanted} steps, by its time limit"
+    enough = math.ceil(MARGIN * steps.seconds * steps.wanted / max(1, steps.made))
+    remedy = f"pretrain.seconds={enough}, and delete the folder of the model: the next run builds it again"
+    cause = f"{steps.seconds:g} s were not enough on the machine that built the model, so it knows little"
+    return Finding("model cut short", 3, evidence, cause, remedy)
 
 
 def not_finite(facts: Facts) -> Finding | None:

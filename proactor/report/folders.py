@@ -16,7 +16,7 @@ from proactor.report.comparison import Sides
 from proactor.report.curves import Trained
 from proactor.report.episodes_page import EpisodeRun, build_episodes_report, build_runs_report
 from proactor.report.page import Calibrated, build_report
-from proactor.training.record import RunRecord
+from proactor.training.record import RunRecord, check_run
 from proactor.training.runs import Run, read_rows
 
 
@@ -27,9 +27,11 @@ def rebuild_report(run: str | Path, *, say: Callable[[str], None] | None = None)
     ``episodes.json``, samples and the files of `proactor calibrate` are used where they exist. ``say`` gets a
     line for evaluations of an older version, which are scored again.
 
-    Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read.
+    Raises ProactorError or OSError, naming the file, for one that is missing or cannot be read, and naming
+    the folder, where it is not a run's.
     """
     run = Path(run)
+    check_run(run)
     record = RunRecord.read(run)
     if record.in_environment:
         return write_page(run / "report.html", build_episodes_report(record.name, EpisodeRun.read(run)))

@@ -32,7 +32,7 @@ from proactor.training.origin import origin
 from proactor.training.runs import Run, RunError
 from proactor.training.stages import StageB, Stages, stop_signals
 from proactor.training.step_episodes import episodes_row, first_failure, play_step
-from proactor.training.steps import SFT_STATISTICS, Row, batch, batch_and_others, update
+from proactor.training.steps import SFT_STATISTICS, Row, batch, update
 from proactor.training.summary import interval_values
 from proactor.training.teaching import Teaching, open_critic
 
@@ -81,7 +81,7 @@ class EpisodeTraining(Stages):
 
     def _supervised(self, taught: Demonstrations, stage: SFT, size: int, phase: str, step: int) -> Row:
         tasks = self.arena.tasks.train
-        epoch, chosen_tasks = batch(tasks, size, self.config.seed, phase, step, str)
+        epoch, chosen_tasks, _ = batch(tasks, size, self.config.seed, phase, step, str)
         groups, left_out = taught.groups(self.engine.share(chosen_tasks))
         given = any(self.engine.gather(bool(groups), "demonstrations"))
         stats = self.engine.train(groups, stage) if given else NOTHING_LEARNED
@@ -116,7 +116,7 @@ class EpisodeTraining(Stages):
             return self._sand_row(self.sand, step), []
         assert self.grpo is not None, "the stage is in the config"
         arena, stage, engine = self.arena, self.grpo, self.engine
-        epoch, tasks, others = batch_and_others(
+        epoch, tasks, others = batch(
             arena.tasks.train, stage.batch_tasks, self.config.seed, "grpo", step, str
         )
         if isinstance(arena.credit.method, StepAgent):

@@ -18,7 +18,7 @@ from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import open_tasks, open_user
 from proactor.training.method_credit import Credit
 from proactor.training.model_folder import HELD_OUT, PARTS, share_progress
-from proactor.training.pretrain import fit, fit_line
+from proactor.training.pretrain import fit, fit_line, steps_of
 from proactor.training.provenance import build_once, write_environment
 from proactor.training.small_model import build_model, export, train_tokenizer
 from proactor.training.steps import derive_seed
@@ -85,10 +85,11 @@ def _build(config: EpisodeConfig, section: EpisodePretrain, folder: Path, ui: Pr
         steps=section.steps,
         progress=share_progress(ui),
     )
+    steps = steps_of(history, section)
     with atomic_folder(folder) as whole:
         export(model, tokenizer, whole)
-        write_environment(whole, config.environment)
-    ui.say(f"{config.model}: written, {fit_line(history, section.steps)}")
+        write_environment(whole, config.environment, steps)
+    ui.say(f"{config.model}: written, {fit_line(history, steps)}")
 
 
 def _texts(taught: Demonstrations, tasks: Sequence[str]) -> Iterator[str]:

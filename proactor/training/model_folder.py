@@ -17,7 +17,7 @@ from proactor.engine import ChatFormat, atomic_folder
 from proactor.progress import Progress
 from proactor.sources import load
 from proactor.training.corpora import load_corpus, merge_catalogs, prompt_style
-from proactor.training.pretrain import fit_line, pretrain
+from proactor.training.pretrain import fit_line, pretrain, steps_of
 from proactor.training.provenance import build_once, write_provenance
 from proactor.training.small_model import build_model, export, train_tokenizer
 from proactor.training.token_rows import held_out_row
@@ -73,10 +73,11 @@ def _build(config: RunConfig, section: Pretrain, folder: Path, ui: Progress) -> 
         steps=section.steps,
         progress=share_progress(ui),
     )
+    steps = steps_of(history, section)
     with atomic_folder(folder) as whole:
         export(model, tokenizer, whole)
-        write_provenance(whole, config.data)
-    ui.say(f"{config.model}: written, {fit_line(history, section.steps)}")
+        write_provenance(whole, config.data, steps)
+    ui.say(f"{config.model}: written, {fit_line(history, steps)}")
 
 
 def hold_out(

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proactor.config_base import SmallModel
+from proactor.config_base import Pretrain, SmallModel
 from proactor.dialogue import Dialogue
 from proactor.dialogue.prompt import PromptEncoder
 from proactor.training.origin import bfloat16_products
+from proactor.training.provenance import FitSteps
 from proactor.training.token_rows import IGNORED, TokenRow, collate, held_out_row, row
 
 PATIENCE = 4
@@ -153,15 +154,21 @@ def fit(
     return best.history
 
 
-def fit_line(history: Sequence[tuple[int, float]], steps: int | None) -> str:
-    """What to say of a `fit` for ``steps``: its best step, and what to set where time ran out too early."""
+def steps_of(history: Sequence[tuple[int, float]], section: Pretrain) -> FitSteps:
+    """How far a `fit` by the limits of ``section`` came, by its (step, held-out loss) pairs."""
+    best, _ = min(history, key=lambda pair: pair[1])
+    settled = sum(step > best for step, _ in history) >= PATIENCE
+    return FitSteps(made=history[-1][0], wanted=section.steps, seconds=section.seconds, settled=settled)
+
+
+def fit_line(history: Sequence[tuple[int, float]], steps: FitSteps) -> str:
+    """What to say of a `fit`: its best step, and what to set where time ran out too early."""
     best, loss = min(history, key=lambda pair: pair[1])
-    line, last = f"held-out loss {loss:.3f} (step {best})", history[-1][0]
-    stale = sum(step > best for step, _ in history) >= PATIENCE
-    if steps is None or last >= steps or stale:
+    line = f"held-out loss {loss:.3f} (step {best})"
+    if not steps.cut_short:
         return line
     return (
-        f"{line}; its time was over after {last} of {steps} steps, so it knows little: "
+        f"{line}; its time was over after {steps.made} of {steps.wanted} steps, so it knows little: "
         "delete the folder and train again with a larger pretrain.seconds"
     )
 

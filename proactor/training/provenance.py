@@ -1,4 +1,4 @@
-"""`pretrained.json`: the record in the folder of a small model that names the data it was built on.
+"""`pretrained.json`: the record in the folder of a small model of the data and the steps it was built on.
 
 Only a folder with this record, or one that does not exist yet, belongs to a `pretrain` section.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from proactor.config import Data
 from proactor.config_base import ConfigError
@@ -56,6 +56,24 @@ def check_destination(model: str) -> None:
         )
 
 
+class FitSteps(BaseModel):
+    """How far pre-training came: steps ``made`` of those ``wanted`` (None: as many as the time allows), in at
+    most ``seconds``. ``settled``: whether it ended because the held-out loss had stopped falling.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    made: int
+    wanted: int | None
+    seconds: float
+    settled: bool
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the time was over before the steps, while the model still got better."""
+        return self.wanted is not None and self.made < self.wanted and not self.settled
+
+
 class _BuiltOn(BaseModel):
     """What `check_provenance` reads of the record that `write_provenance` leaves."""
 
@@ -63,15 +81,30 @@ class _BuiltOn(BaseModel):
     unseen: Unseen
 
 
-def write_provenance(folder: str | Path, data: Data) -> None:
-    """Record which data the model in ``folder`` was built on."""
+class _Built(BaseModel):
+    """What `read_steps` reads of the record; those of older versions have no steps."""
+
+    steps: FitSteps | None = None
+
+
+def write_provenance(folder: str | Path, data: Data, steps: FitSteps) -> None:
+    """Record which data the model in ``folder`` was built on, and in how many steps."""
     seen = data.model_dump(mode="json", include={"source", "unseen", "labels", "keep", "seed", "options"})
-    _write(folder, seen)
+    _write(folder, seen, steps)
 
 
-def write_environment(folder: str | Path, environment: EnvironmentOptions) -> None:
-    """Record on whose training tasks the model in ``folder`` was built."""
-    _write(folder, _tasks_of(environment))
+def write_environment(folder: str | Path, environment: EnvironmentOptions, steps: FitSteps) -> None:
+    """Record on whose training tasks the model in ``folder`` was built, and in how many steps."""
+    _write(folder, _tasks_of(environment), steps)
+
+
+def read_steps(folder: str | Path) -> FitSteps | None:
+    """How far the pre-training of the model in ``folder`` came; None where nothing says so.
+
+    SourceError when the folder's record is damaged.
+    """
+    file = Path(folder) / PROVENANCE
+    return read_validated(file, TypeAdapter(_Built)).steps if file.is_file() else None
 
 
 def check_environment(folder: str | Path, environment: EnvironmentOptions) -> None:
@@ -81,6 +114,8 @@ def check_environment(folder: str | Path, environment: EnvironmentOptions) -> No
     """
     file, now = Path(folder) / PROVENANCE, _tasks_of(environment)
     built_on = read_json(file) if file.is_file() else None
+    if isinstance(built_on, dict):
+        built_on.pop("steps", None)  # they say nothing of what was seen, and older records have none
     if built_on != now:
         raise ConfigError(
             f"model {folder}: {PROVENANCE} does not name the tasks of environment, so the model may have "
@@ -93,8 +128,9 @@ def _tasks_of(environment: EnvironmentOptions) -> dict[str, Any]:
     return environment.model_dump(mode="json", include={"gym", "split", "options", "dev"})
 
 
-def _write(folder: str | Path, seen: Mapping[str, Any]) -> None:
-    atomic_file(Path(folder) / PROVENANCE, (json.dumps(seen, indent=1) + "\n").encode())
+def _write(folder: str | Path, seen: Mapping[str, Any], steps: FitSteps) -> None:
+    record = {**seen, "steps": steps.model_dump(mode="json")}
+    atomic_file(Path(folder) / PROVENANCE, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def check_provenance(folder: str | Path, data: Data) -> None:

@@ -19,6 +19,15 @@ COMPARE_ANSWERS = ("adaptive_metric", "general_ruler", "custom_ruler", "adaptive
 
 DEFAULT_REWARD = "weighted_metric"
 
+MARKS = ("config.yaml", "metrics.jsonl", "evaluations.json")
+"""Files by which a run's folder is known: each run has one at least."""
+
+
+def check_run(folder: str | Path) -> None:
+    """Raise SourceError unless ``folder`` is the folder of a run."""
+    if not any((Path(folder) / name).is_file() for name in MARKS):
+        raise SourceError(f"{folder}: no run's folder: it holds none of {', '.join(MARKS)}")
+
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:

@@ -16,8 +16,7 @@ CONFIG = "config.yaml"
 def run_model(run: Path) -> tuple[RunBase, str]:
     """(what every run's config has, its model: a folder or hub id).
 
-    A model's folder is where the config says, or else there relative to the run. Raises
-    SourceError for a config that cannot be read.
+    A model's folder is where `model_place` finds it. Raises SourceError for a config that cannot be read.
     """
     file = run / CONFIG
     values = read_yaml(file)
@@ -25,5 +24,10 @@ def run_model(run: Path) -> tuple[RunBase, str]:
         config = RunBase.model_validate({k: v for k, v in values.items() if k in RunBase.model_fields})
     except ValidationError as error:
         raise SourceError(f"{file}: {first_problem(error)}") from None
-    beside = run / config.model
-    return config, str(beside) if not Path(config.model).is_dir() and beside.is_dir() else config.model
+    return config, model_place(run, config.model)
+
+
+def model_place(run: Path, model: str) -> str:
+    """Where the ``model`` of a run's config is: there, or there relative to the run; a hub id as it is."""
+    beside = run / model
+    return str(beside) if not Path(model).is_dir() and beside.is_dir() else model

@@ -130,7 +130,9 @@ class RunPlanner:
     def _sft(self, stage: SFTStage, model: ModelPlan, ranks: int, looked_at: int) -> StagePlan:
         plans = []
         for step in _spread(stage.max_steps, looked_at):
-            epoch, chosen = batch(self.parts["train"], stage.batch_dialogues, self.config.seed, "sft", step)
+            epoch, chosen, _ = batch(
+                self.parts["train"], stage.batch_dialogues, self.config.seed, "sft", step
+            )
             groups, _ = sft_groups(
                 self.encoder,
                 chosen[::ranks],
@@ -147,7 +149,9 @@ class RunPlanner:
     ) -> StagePlan:
         training, sampling = [], []
         for step in _spread(stage.steps, looked_at):
-            epoch, chosen = batch(self.parts["train"], stage.batch_dialogues, self.config.seed, "grpo", step)
+            epoch, chosen, _ = batch(
+                self.parts["train"], stage.batch_dialogues, self.config.seed, "grpo", step
+            )
             groups = []
             for point in decisions(
                 self.encoder, chosen[::ranks], seed=self.config.seed, epoch=epoch, shares=stage.boards

@@ -58,24 +58,12 @@ def batch(
     phase: str,
     step: int,
     name: Callable[[T], str] = attrgetter("id"),
-) -> tuple[int, list[T]]:
-    """(epoch, items) of a step. Each epoch is a new order of all items, with a smaller last batch.
+) -> tuple[int, list[T], list[T]]:
+    """(epoch, items, the epoch's other items) of a step; the others are those that follow the batch, then
+    those before it. Each epoch is a new order of all items, with a smaller last batch.
 
     ``name``: what tells an item from the others.
     """
-    epoch, chosen, _ = batch_and_others(items, size, seed, phase, step, name)
-    return epoch, chosen
-
-
-def batch_and_others(
-    items: Sequence[T],
-    size: int,
-    seed: int,
-    phase: str,
-    step: int,
-    name: Callable[[T], str] = attrgetter("id"),
-) -> tuple[int, list[T], list[T]]:
-    """As `batch`, and the epoch's other items: those that follow the batch, then those before it."""
     per_epoch = -(-len(items) // size)
     epoch, index = divmod(step, per_epoch)
     order = sorted(items, key=lambda item: derive_seed(seed, phase, epoch, name(item)))
@@ -86,7 +74,7 @@ def batch_and_others(
 def sft_step(workspace: Workspace, stage: SFTStage, step: int) -> Row:
     """One supervised update; returns its row."""
     seed, engine = workspace.config.seed, workspace.engine
-    epoch, chosen = batch(workspace.train, stage.batch_dialogues, seed, "sft", step)
+    epoch, chosen, _ = batch(workspace.train, stage.batch_dialogues, seed, "sft", step)
     groups, counters = sft_groups(
         workspace.encoder,
         engine.share(chosen),
@@ -124,7 +112,7 @@ def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, l
     Returns the row, and this rank's groups, including those that the reward dropped.
     """
     seed = workspace.config.seed
-    epoch, chosen, others = batch_and_others(workspace.train, stage.batch_dialogues, seed, "grpo", step)
+    epoch, chosen, others = batch(workspace.train, stage.batch_dialogues, seed, "grpo", step)
     if workspace.encoder.style.mode == "graph":  # a rank's dialogues go side by side, turn after turn
         chosen = workspace.engine.share(chosen)
     encoder, engine = workspace.encoder, workspace.engine

@@ -278,12 +278,9 @@ def test_a_config_can_bring_its_own_model(
     assert "pretrain.size" in refusal(capsys, "pretrain", trained, *wanted, "pretrain.size.hiden=3")
     call("pretrain", trained, *wanted, size)
     assert (tmp_path / "small" / "config.json").is_file()
-    assert json.loads((tmp_path / "small" / "pretrained.json").read_text())["unseen"] == {
-        "domains": [],
-        "tools": [],
-        "each": None,
-        "seen": 0,
-    }
+    record = json.loads((tmp_path / "small" / "pretrained.json").read_text())
+    assert record["unseen"] == {"domains": [], "tools": [], "each": None, "seen": 0}
+    assert record["steps"].items() >= {"wanted": None, "seconds": 1.0}.items() and record["steps"]["made"] > 0
     call("evaluate", trained, "name=small", *wanted, size, "--adapter", "none", "data.too_long=drop")
     assert "test: " in capsys.readouterr().out
 

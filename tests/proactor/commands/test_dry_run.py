@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,10 @@ def test_a_small_model_that_is_not_there_yet(
     repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = refusal(capsys, "train", repo_root / "configs" / "demo.yaml", "--dry-run")
-    assert said.endswith("not there yet; proactor pretrain builds it")
+    config, override = repo_root / "configs" / "demo.yaml", "pretrain.share=[0, 0.5]"
+    said = refusal(capsys, "train", config, override, "--dry-run")
+    command = said.partition("not there yet; this builds it: ")[2]
+    assert shlex.split(command) == ["proactor", "pretrain", str(config), override]
 
 
 def test_the_steps_of_a_run_by_card(

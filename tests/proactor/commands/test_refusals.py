@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from proactor.config_file import load_config
 from proactor.engine import ProactorError
 from proactor.evaluation.store import save_evaluations
 from proactor.sources import load
-from proactor.training.provenance import check_destination, write_provenance
+from proactor.training.provenance import FitSteps, check_destination, write_provenance
 from tests.proactor.report.agents import evaluation
 from tests.proactor.runs import config_file
 
@@ -103,7 +104,8 @@ def run(tmp_path: Path) -> Path:
     """A config whose model folder was built by `pretrain`, and whose run has files that can be read."""
     file = config_file(tmp_path, tmp_path / "model", pretrain={"seconds": 1})
     (tmp_path / "model").mkdir()
-    write_provenance(tmp_path / "model", load_config(file).data)
+    steps = FitSteps(made=3, wanted=None, seconds=1, settled=False)
+    write_provenance(tmp_path / "model", load_config(file).data, steps)
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     played = evaluation(DIALOGUES, {})
     save_evaluations(
@@ -159,6 +161,59 @@ def test_a_damaged_file_of_a_run_is_one_line(
     (run.parent / "runs" / "tiny" / name).write_bytes(content)
     command, *options = arguments
     assert message in end_of(capsys, monkeypatch, command, run, *options)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, Path]:
+    """What somebody may take for a run, by kind."""
+    files = {"empty": (), "model": ("config.json", "pretrained.json"), "adapter": ("adapter_config.json",)}
+    for kind, names in files.items():
+        (tmp_path / kind).mkdir()
+        for name in names:
+            (tmp_path / kind / name).write_text("{}")
+    (tmp_path / "notes.txt").write_text("a line")
+    return {kind: tmp_path / kind for kind in (*files, "none", "notes.txt")}
+
+
+FOLDER, TEXT = "no run's folder: it holds none of config.yaml", "expected keys and values, found str"
+
+
+@pytest.mark.parametrize(
+    ("command", "folder", "none", "file"),
+    [
+        ("report", FOLDER, "no such run", TEXT),
+        ("compare", FOLDER, "no such run", TEXT),
+        ("pool", FOLDER, "no such run", TEXT),
+        ("doctor", FOLDER, "no such run", TEXT),
+        ("calibrate", "a folder; a config is a YAML file", "no such file", TEXT),
+        ("evaluate", "a folder; a config is a YAML file", "no such file", TEXT),
+    ],
+)
+def test_what_is_no_run_is_named(
+    places: dict[str, Path],
+    command: str,
+    folder: str,
+    none: str,
+    file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = set(places["empty"].parent.rglob("*"))
+    told = {"none": none, "notes.txt": file}
+    for kind, place in places.items():
+        arguments = (place, place) if command == "compare" else (place,)
+        line = end_of(capsys, monkeypatch, command, *arguments)
+        assert line.startswith(f"proactor: {place}: {told.get(kind, folder)}"), line
+    assert set(places["empty"].parent.rglob("*")) == before, "nothing is written"
+
+
+def test_a_config_that_is_a_run_is_told_its_file(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run.parent / "runs" / "tiny"
+    (folder / "config.yaml").write_text(run.read_text())
+    line = end_of(capsys, monkeypatch, "calibrate", folder)
+    assert line.endswith(f"a config is a YAML file; that of this run is {folder}/config.yaml")
 
 
 @pytest.mark.parametrize(
@@ -217,6 +272,16 @@ def test_no_model_is_built_under_the_name_of_a_hub_model(
     line = end_of(capsys, monkeypatch, *command, run, f"model={model}")
     assert f"model {model}: looks like a hub id" in line and f"model=./{model} builds" in line
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_ranks_are_told_what_builds_the_model(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    overrides = (f"model={run.parent}/new", "pretrain.share=[0, 0.5]")
+    line = end_of(capsys, monkeypatch, "train", run, *overrides)
+    command = line.partition("this builds it, in one process: ")[2]
+    assert shlex.split(command) == ["proactor", "pretrain", str(run), *overrides]
 
 
 def test_pretrain_refuses_a_folder_that_it_did_not_build(

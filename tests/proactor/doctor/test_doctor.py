@@ -6,16 +6,20 @@ the healthy run, edited.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from proactor.config import Data
 from proactor.doctor.diagnosis import RULES, diagnose, diagnose_folder
 from proactor.doctor.facts import Facts, Finding, Row
 from proactor.training.loop import train
+from proactor.training.provenance import FitSteps, write_provenance
 from tests.proactor.commands.calls import call, refusal
 from tests.proactor.report.episode_runs import write_run
 from tests.proactor.runs import WIDE, config, config_file
@@ -186,6 +190,11 @@ EDITS: dict[str, tuple[Callable[[Facts], Facts], str, str]] = {
         "sft.max_steps=80",
     ),
     "nan": (lambda f: with_steps(f, 5, nonfinite_gradient=1.0), "gradient not finite", "grpo.lr=0.001"),
+    "pre-training": (
+        lambda f: replace(f, pretrained=FitSteps(made=40, wanted=400, seconds=2.0, settled=False)),
+        "model cut short",
+        "pretrain.seconds=30,",
+    ),
     "skipped": (
         lambda f: with_steps(f, skipped_update=1.0, groups_dropped=3.0),
         "no update",
@@ -306,6 +315,34 @@ def test_every_rule_has_a_run_that_it_fires_on(healthy: Facts, episodes: Facts) 
     assert not silent
 
 
+@pytest.mark.parametrize(
+    "steps",
+    [
+        FitSteps(made=400, wanted=400, seconds=2, settled=False),
+        FitSteps(made=250, wanted=400, seconds=2, settled=True),
+        FitSteps(made=40, wanted=None, seconds=2, settled=False),
+    ],
+    ids=["all steps", "stopped falling", "by time"],
+)
+def test_a_model_that_was_trained_as_wanted_is_no_finding(healthy: Facts, steps: FitSteps) -> None:
+    assert not found(replace(healthy, pretrained=steps))
+
+
+def test_the_record_of_the_model_is_found_beside_the_run_too(
+    healthy: Facts, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, model = tmp_path / "runs" / "moved", tmp_path / "runs" / "moved" / "models" / "small"
+    shutil.copytree(root / "runs" / "healthy", run)
+    model.mkdir(parents=True)
+    write_provenance(model, Data(source="synthetic"), FitSteps(made=3, wanted=9, seconds=2, settled=False))
+    for place, folder in (("models/small", tmp_path), (str(model), tmp_path), ("models/small", run)):
+        values = yaml.safe_load((run / "config.yaml").read_text()) | {"model": place}
+        (run / "config.yaml").write_text(yaml.safe_dump(values))
+        monkeypatch.chdir(folder)
+        (finding,) = diagnose_folder(run)
+        assert finding.name == "model cut short" and "after 3 of 9 steps" in finding.evidence
+
+
 def test_the_worst_comes_first(healthy: Facts) -> None:
     facts = with_windows(with_steps(healthy, nonfinite_gradient=1.0, clip_share=0.5), width_0_share=0.9)
     weights = [finding.weight for finding in diagnose(facts)]
@@ -334,6 +371,8 @@ def test_the_command_is_silent_with_code_0_or_ends_with_1(
 
 def test_a_run_without_a_step_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such run" in refusal(capsys, "doctor", tmp_path / "none")
-    assert "metrics.jsonl: no such file" in refusal(capsys, "doctor", tmp_path)
+    assert f"{tmp_path}: no run's folder" in refusal(capsys, "doctor", tmp_path)
+    (tmp_path / "config.yaml").write_text("name: begun\n")
+    assert "has not made a training step yet" in refusal(capsys, "doctor", tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"kind": "eval", "phase": "grpo"}\n')
     assert "has not made a training step yet" in refusal(capsys, "doctor", tmp_path)

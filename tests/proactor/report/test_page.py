@@ -15,6 +15,7 @@ import pytest
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.evaluation.play import Evaluation, evaluate_policies
 from proactor.evaluation.store import save_evaluations
+from proactor.files import SourceError
 from proactor.report.comparison import METRICS, table
 from proactor.report.curves import Trained, sections
 from proactor.report.folders import rebuild_report, write_page
@@ -194,6 +195,16 @@ def test_a_report_can_be_rebuilt_from_the_folder(tmp_path: Path) -> None:
     save_evaluations(run / "evaluations.json", DIALOGUES, {"before": BEFORE})
     with pytest.raises(ValueError, match=r"evaluations\.json: no system 'after'"):
         rebuild_report(run)
+
+
+def test_a_folder_that_is_no_run_gets_no_report(tmp_path: Path) -> None:
+    with pytest.raises(SourceError) as refused:
+        rebuild_report(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path}: no run's folder: it holds none of config.yaml, ")
+    (tmp_path / "config.yaml").write_text("name: begun\n")
+    with pytest.raises(SourceError, match=r"evaluations\.json: no such file: the run has not ended"):
+        rebuild_report(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_verdicts_follow_direction_and_interval() -> None:

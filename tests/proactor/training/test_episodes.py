@@ -25,7 +25,7 @@ from proactor.training.episodes import EVALUATION, Arena, dealt_back
 from proactor.training.episodes_loop import EpisodeTraining, train_episodes
 from proactor.training.method_credit import Credit, frame
 from proactor.training.runs import Run, RunError
-from proactor.training.steps import batch_and_others
+from proactor.training.steps import batch
 from tests.proactor.commands.calls import call
 from tests.proactor.methods.episodes import episode
 from tests.proactor.training.episodes import config
@@ -200,7 +200,7 @@ def drawn_again(
     assert arena.config.grpo is not None
     grpo = arena.config.grpo.model_copy(update={"batch_tasks": 3, **changes})
     settings = arena.config.model_copy(update={"grpo": grpo})
-    _, tasks, others = batch_and_others(arena.tasks.train, 3, settings.seed, "grpo", 0, str)
+    _, tasks, others = batch(arena.tasks.train, 3, settings.seed, "grpo", 0, str)
     named = {task for place, task in enumerate([*tasks, *others]) if place in flat}
     seen = Counter[str]()
 

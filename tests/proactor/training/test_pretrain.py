@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from proactor.config_base import ConfigError, Pieces, SmallModel
+from proactor.config_base import ConfigError, Pieces, Pretrain, SmallModel
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import ChatFormat
 from proactor.sources import load
 from proactor.training.model_folder import hold_out
-from proactor.training.pretrain import fit_line, loss_of, pretrain
+from proactor.training.pretrain import fit_line, loss_of, pretrain, steps_of
 from proactor.training.small_model import build_model, train_tokenizer
 from proactor.training.token_rows import collate, held_out_row
 from tests.proactor.runs import OPTIONS
@@ -65,7 +65,9 @@ def test_a_pace_that_is_fast_enough_decides_nothing() -> None:
 def test_a_model_that_time_cut_short_is_told(
     history: list[tuple[int, float]], steps: int | None, cut: bool
 ) -> None:
-    assert ("its time was over" in fit_line(history, steps)) == cut
+    made = steps_of(history, Pretrain(steps=steps, seconds=7))
+    assert (made.made, made.wanted, made.seconds, made.cut_short) == (history[-1][0], steps, 7, cut)
+    assert ("its time was over" in fit_line(history, made)) == cut
 
 
 @pytest.mark.parametrize("rates", [{}, {"lr": 3.0, "muon_lr": 3.0}], ids=["learns", "diverges"])

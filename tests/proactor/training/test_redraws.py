@@ -14,7 +14,7 @@ from proactor.engine import Engine
 from proactor.progress import Quiet
 from proactor.training.loop import train
 from proactor.training.runs import Run, RunError
-from proactor.training.steps import batch, batch_and_others, grpo_step
+from proactor.training.steps import batch, grpo_step
 from proactor.training.workspace import Workspace
 from tests.proactor.runs import config
 
@@ -85,7 +85,7 @@ def test_other_dialogues_take_the_place_of_groups_without_spread(tiny_model: Pat
     workspace, reward = opened(tmp_path, tiny_model, 3, 5, *other)
     row, kept = drawn_from(workspace)
     assert kept[: len(first) - 3] == first[3:], "what has spread stays, in order"
-    _, _, others = batch_and_others(workspace.train, 2, workspace.config.seed, "grpo", 1)
+    _, _, others = batch(workspace.train, 2, workspace.config.seed, "grpo", 1)
     sizes, expected = {d.id: len(d.decision_turns) for d in others}, list[str]()
     for dialogue in others:
         if len(expected) < 3:
@@ -110,8 +110,8 @@ def test_a_step_begins_with_its_batch_and_goes_on_in_the_epochs_order() -> None:
     items = [f"{i}" for i in range(7)]
     order = [item for step in range(3) for item in batch(items, 3, 5, "grpo", step, str)[1]]
     for step in range(6):
-        epoch, chosen, others = batch_and_others(items, 3, 5, "grpo", step, str)
-        assert (epoch, chosen) == batch(items, 3, 5, "grpo", step, str)
+        epoch, chosen, others = batch(items, 3, 5, "grpo", step, str)
+        assert epoch == step // 3 and sorted(chosen + others) == items
         if epoch == 0:
             assert others == order[3 * step + 3 :] + order[: 3 * step]
 

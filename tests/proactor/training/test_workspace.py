@@ -16,7 +16,7 @@ from proactor.dialogue.windows import as_points
 from proactor.evaluation.play import Evaluation, Replay, join_evaluations
 from proactor.scoring.metrics import score_dialogue
 from proactor.sources import load
-from proactor.training.provenance import write_provenance
+from proactor.training.provenance import FitSteps, write_provenance
 from proactor.training.workspace import Workspace
 from tests.proactor.runs import OPTIONS, WIDE, config
 
@@ -39,10 +39,11 @@ def test_a_model_that_was_built_on_what_is_to_be_unseen_is_refused(tiny_model: P
     settings = config(tmp_path, tmp_path / "model", data=data, pretrain={"seconds": 1})
     with pytest.raises(ConfigError, match=r"no pretrained\.json says whether"):
         Workspace.open(settings)
-    write_provenance(settings.model, config(tmp_path, tiny_model, data=WIDE).data)
+    steps = FitSteps(made=3, wanted=None, seconds=1, settled=False)
+    write_provenance(settings.model, config(tmp_path, tiny_model, data=WIDE).data, steps)
     with pytest.raises(ConfigError, match=f"was built on dialogues of the domain '{domain}'"):
         Workspace.open(settings)
-    write_provenance(settings.model, settings.data)
+    write_provenance(settings.model, settings.data, steps)
     assert {d.domain for d in Workspace.open(settings).test} == {domain}
 
 
