@@ -296,6 +296,11 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def sample_order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Where a row stands in its file of samples."""
+    return tuple(row[key] for key in ("dialogue", "task", "turn", "sample") if key in row)
+
+
 def scalars_of(row: Mapping[str, Any]) -> dict[str, float]:
     """A row's numbers as ``<kind>/<key>``, its step left out."""
     return {
