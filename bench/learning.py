@@ -28,6 +28,7 @@ from proactor.evaluation.store import load_comparable
 from proactor.scoring.bootstrap import KEYS, paired_difference
 from proactor.scoring.metrics import Contribution
 from proactor.tables import metrics_table
+from proactor.training.config_change import first_change
 from proactor.training.runs import Run
 from proactor.training.summary import interval_values, pool_runs
 
@@ -100,7 +101,7 @@ def ensure(config: Path, overrides: Sequence[str], ended: Callable[[Run], bool] 
     if not ended(run):
         print(f"{settings.name}: training", flush=True)
         run_command("train", config, overrides, "--resume" if run.state.is_file() else "--fresh")
-    elif (change := run.first_change(settings, PLACES)) is not None:
+    elif (change := first_change(run.config, settings, PLACES)) is not None:
         key, old, new = change
         raise SystemExit(
             f"{run.folder}: {key} was {old!r}, now {new!r}: give the new runs another name (name=…)"

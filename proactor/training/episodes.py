@@ -28,7 +28,7 @@ from proactor.training.episode_rows import sample_rows
 from proactor.training.loading import load_engine
 from proactor.training.method_credit import Credit
 from proactor.training.provenance import check_environment
-from proactor.training.stages import sample_order
+from proactor.training.runs import sample_order
 from proactor.training.steps import Row, derive_seed
 
 T = TypeVar("T")

@@ -30,9 +30,10 @@ from proactor.training.expert_steps import ExpertSteps
 from proactor.training.method_credit import Credit
 from proactor.training.origin import origin
 from proactor.training.runs import Run, RunError
-from proactor.training.stages import StageB, Stages, stop_signals
+from proactor.training.stages import StageB, Stages
 from proactor.training.step_episodes import episodes_row, first_failure, play_step
 from proactor.training.steps import SFT_STATISTICS, Row, batch, update
+from proactor.training.stop_signals import stop_signals
 from proactor.training.summary import interval_values
 from proactor.training.teaching import Teaching, open_critic
 

@@ -14,9 +14,10 @@ from proactor.sole_writer import sole_writer
 from proactor.training.judge_watch import JudgeWatch
 from proactor.training.outcome import outcome
 from proactor.training.runs import Run, RunError
-from proactor.training.stages import Stages, stop_signals
+from proactor.training.stages import Stages
 from proactor.training.stats import sample_rows
 from proactor.training.steps import Row, grpo_step, held_out_loss, sft_step
+from proactor.training.stop_signals import stop_signals
 from proactor.training.summary import compare
 from proactor.training.workspace import Workspace
 

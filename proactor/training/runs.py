@@ -31,20 +31,17 @@ import json
 import math
 import os
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from proactor.catalogs import write_catalog
 from proactor.catalogs.proactor import NAME as CATALOG
 from proactor.config import RunConfig
 from proactor.config_base import ConfigError
-from proactor.config_file import override_text
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
 from proactor.engine import append, atomic_file, fault_point, remove, sweep
@@ -52,8 +49,8 @@ from proactor.episode_config import EpisodeConfig
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import save_evaluations
 from proactor.files import SourceError, parse_json, read_bytes, valid_utf8
+from proactor.training.config_change import refused_change
 from proactor.training.scalars import Scalars
-from proactor.yaml_values import read_yaml
 
 CLOCKS = (
     "seconds",
@@ -68,26 +65,6 @@ CLOCKS = (
 of an undisturbed one, except counts of the judge's cache (``judge/requests``, ``judge/cache_hits``): a cache
 without a file starts empty. Scores do not depend on it.
 """
-
-MAY_CHANGE = (
-    "sft.max_steps",
-    "sft.patience",
-    "sft.eval_every",
-    "grpo.steps",
-    "grpo.eval_every",
-    "grpo.max_failed_share",
-    "grpo.failed_window",
-    "grpo.max_flat_steps",
-    "engine.rank_timeout",
-    "engine.max_waiting",
-    "engine.parked_share",
-    "eval",
-    "save_every",
-    "max_nonfinite",
-    "samples_every",
-    "runs",
-)
-"""Keys that a resumed run may change; with another value of any other key it would be another run."""
 
 CALIBRATION = ("thresholds.json", "tradeoff.json", "probabilities.json")
 """Files of `proactor calibrate`, besides the folder `scores`."""
@@ -114,7 +91,7 @@ class Run:
 
     def __init__(self, folder: str | Path, writer: bool = True) -> None:
         self.folder, self.writer = Path(folder), writer
-        self.state = self.folder / "state.safetensors"
+        self.config, self.state = self.folder / "config.yaml", self.folder / "state.safetensors"
         self.start, self.best, self.last = (self.folder / name for name in ("start", "best", "last"))
         self._metrics = self.folder / "metrics.jsonl"
         self._scalars: Scalars | None = None
@@ -144,8 +121,8 @@ class Run:
                 f"{self.folder}: holds a run; --resume continues it, --fresh replaces it, name=… starts "
                 "another"
             )
-        if self.begun and resume:
-            self._check_config(config)
+        if self.begun and resume and (problem := refused_change(self.config, config)) is not None:
+            raise RunError(problem)
         if not self.writer:
             return
         if self.folder.is_dir():
@@ -153,7 +130,7 @@ class Run:
         if fresh:
             self.clear()
         _write(
-            self.folder / "config.yaml",
+            self.config,
             yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         )
 
@@ -166,47 +143,6 @@ class Run:
         """Delete the files of a run, the state first: after a kill in between, nothing looks resumable."""
         for name in (*FILES, *FOLDERS, *(file.name for file in self.folder.glob("evaluate-*.json"))):
             remove(self.folder / name)
-
-    def _check_config(self, config: RunConfig | EpisodeConfig) -> None:
-        """Raise RunError when the run here was begun with another config."""
-        if (change := self.first_change(config, MAY_CHANGE)) is not None:
-            key, old, new = change
-            file = self.folder / "config.yaml"
-            ways = [f"`proactor train {shlex.quote(str(file))} --resume`", "name=… starts another run"]
-            was_set = old is not None or _has(read_yaml(file), key)
-            if was_set and _has(config.model_dump(mode="json"), key):
-                ways.insert(0, shlex.quote(f"{key}={override_text(old)}"))
-            raise RunError(
-                f"{file}: {key} was {old!r}, now {new!r}: a resumed run keeps its config; "
-                f"{' or '.join(ways[:-1])} goes on with it, {ways[-1]}"
-            )
-
-    def first_change(
-        self, config: RunConfig | EpisodeConfig, aside: Iterable[str] = ()
-    ) -> tuple[str, Any, Any] | None:
-        """(key, old value, new value) of the first difference between the run's config and ``config``.
-
-        None when they are equal, or when the run has no config. Keys and sections named in ``aside`` are not
-        compared. A key missing in the file of an older version has its default. SourceError when the file is
-        damaged.
-        """
-        file = self.folder / "config.yaml"
-        if not file.exists():
-            return None
-        written = read_yaml(file)
-        with suppress(ValidationError):  # a key that no longer exists is reported below
-            written = type(config).model_validate(written).model_dump(mode="json")
-        old, new = _flat(written), _flat(config.model_dump(mode="json"))
-        ignored = tuple(aside)
-        for key in sorted(old.keys() | new.keys()):
-            if any(key == k or key.startswith(f"{k}.") for k in ignored):
-                continue
-            before, now = old.get(key), new.get(key)
-            if key == "model" and isinstance(before, str):  # ./a and a are one folder
-                before, now = os.path.normpath(before), os.path.normpath(str(now))
-            if before != now:
-                return key, old.get(key), new.get(key)
-        return None
 
     # -- metrics ---
 
@@ -296,6 +232,11 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def sample_order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Where a row stands in its file of samples."""
+    return tuple(row[key] for key in ("dialogue", "task", "turn", "sample") if key in row)
+
+
 def scalars_of(row: Mapping[str, Any]) -> dict[str, float]:
     """A row's numbers as ``<kind>/<key>``, its step left out."""
     return {
@@ -303,23 +244,6 @@ def scalars_of(row: Mapping[str, Any]) -> dict[str, float]:
         for key, value in row.items()
         if isinstance(value, int | float) and key != "step"
     }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _has(values: Any, key: str) -> bool:
-    """Whether nested values have a dotted key."""
-    for part in key.split("."):
-        if not isinstance(values, Mapping) or part not in values:
-            return False
-        values = values[part]
-    return True
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,81 +1,29 @@
 """A run's stages: supervised until the held-out loss stops falling, then GRPO (or a stage of a method's own);
 saved and resumed exactly.
 
-The position of a run is a handful of numbers, because every step is a function of (seed, phase, step). The
-order of writes makes a killed run resumable; see `proactor.training.runs`. Dialogues (`training.loop`) and
-episodes (`training.episodes_loop`) say what a step does.
+Its position (`training.position`) is all that a run needs to go on. The order of writes makes a killed run
+resumable; see `proactor.training.runs`. Dialogues (`training.loop`) and episodes (`training.episodes_loop`)
+say what a step does.
 """
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from types import FrameType
+from dataclasses import asdict
 from typing import Any, Protocol
-
-from pydantic import TypeAdapter, ValidationError
 
 from proactor.config import RunConfig, SFTStage
 from proactor.engine import Engine, ranged
 from proactor.episode_config import EpisodeConfig, EpisodeSFT
-from proactor.files import first_problem
 from proactor.progress import Progress, Stopped
 from proactor.tables import plain_name
 from proactor.training.gap_watch import GapWatch
-from proactor.training.runs import Run, RunError
+from proactor.training.position import Position, read_position
+from proactor.training.runs import Run, RunError, sample_order
 
 Row = dict[str, Any]
-
-
-@dataclass(slots=True)
-class Position:
-    """Where a run is.
-
-    ``step`` counts within the phase, ``update`` over all phases. ``best`` is the lowest held-out loss (sft)
-    or the highest dev metric (grpo), reached after ``best_step``; ``stale`` counts checks since then.
-    ``flat``: steps until now, in a row, that had no group to train on (episodes); ``failure``: what the last
-    of them said of an environment that failed. ``nonfinite``: steps until now, in a row, that were skipped
-    for a gradient that is not finite. ``memory``: what a method carries from step to step besides the
-    adapter, JSON-able.
-    """
-
-    phase: str = "sft"
-    step: int = 0
-    update: int = 0
-    best: float | None = None
-    best_step: int = 0
-    stale: int = 0
-    flat: int = 0
-    failure: str = ""
-    nonfinite: int = 0
-    seconds: float = 0.0
-    memory: dict[str, Any] = field(default_factory=dict)
-
-
-def read_position(record: dict[str, Any], run: Run) -> tuple[Position, int]:
-    """(position, length of the rows in bytes) of a state's record. RunError where it holds something else."""
-    length = record.pop("metrics_bytes", None)
-    missing = {"phase", "step", "update"} - record.keys() | ({"metrics_bytes"} if length is None else set())
-    if missing:
-        raise RunError(f"{run.state}: not the record of a run ({min(missing)} is missing)")
-    try:
-        return _POSITION.validate_python(record), int(length)
-    except ValidationError as error:
-        raise RunError(f"{run.state}: not the record of a run ({first_problem(error)})") from None
-
-
-def sample_order(row: Row) -> tuple[Any, ...]:
-    """Where a row stands in its file of samples."""
-    return tuple(row[key] for key in ("dialogue", "task", "turn", "sample") if key in row)
-
-
-_POSITION = TypeAdapter(Position)
 
 
 class StageB(Protocol):
@@ -153,7 +101,7 @@ class Stages(ABC):
             self.run.rewind(0, 0)
             return
         record = self.engine.resume(self.run.state, say=self.ui.say)
-        self.position, length = read_position(record, self.run)
+        self.position, length = read_position(record, self.run.state)
         self.run.rewind(length, self.position.update)
         if self.run.writer:
             self._gap_watch = GapWatch(self.run.rows())
@@ -319,29 +267,3 @@ class Stages(ABC):
     def _write_adapter(self, name: str) -> None:
         if self.run.writer:
             self.engine.save_adapter(self.run.folder / name)
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """The list of signals received: the first SIGTERM or Ctrl-C. A second one ends the process at once.
-
-    Only the main thread may set handlers: in any other thread the list stays empty.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for other, previous in old.items():
-            signal.signal(other, previous)
-
-    for number in old:
-        signal.signal(number, handler)
-    try:
-        yield received
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)

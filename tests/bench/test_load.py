@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import load
-from bench.load import Mix, Setting
+from bench.load_settings import Mix, Setting
 from bench.simulated import PAGE, Arrival, Outcome
 from bench.simulator import Simulator
 from bench.step_times import Computed, Recorded

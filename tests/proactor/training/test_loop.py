@@ -19,8 +19,8 @@ from proactor.progress import Quiet, Stopped
 from proactor.rewards import RewardError
 from proactor.scoring.bootstrap import KEYS
 from proactor.training.loop import Training, train
+from proactor.training.position import Position, read_position
 from proactor.training.runs import CLOCKS, Run, RunError
-from proactor.training.stages import Position, read_position
 from proactor.training.workspace import Workspace
 from tests.proactor.runs import config, config_file
 
@@ -243,9 +243,9 @@ def test_a_state_of_something_else_is_one_line(change: dict[str, Any], words: st
     record = {"phase": "sft", "step": 1, "update": 1, "metrics_bytes": 3} | change
     run = Run(tmp_path)
     with pytest.raises(RunError, match=rf"state\.safetensors: not the record of a run \({words}"):
-        read_position({k: v for k, v in record.items() if v is not None}, run)
+        read_position({k: v for k, v in record.items() if v is not None}, run.state)
     good = {"phase": "grpo", "step": 1, "update": 2, "best": float("inf"), "metrics_bytes": 3}
-    assert read_position(good, run) == (Position("grpo", 1, 2, float("inf")), 3)
+    assert read_position(good, run.state) == (Position("grpo", 1, 2, float("inf")), 3)
 
 
 # -- several processes ---

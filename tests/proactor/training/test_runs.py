@@ -14,6 +14,7 @@ from proactor.config import RunConfig
 from proactor.config_file import load_config
 from proactor.files import SourceError
 from proactor.sources.unseen import Unseen
+from proactor.training.config_change import first_change
 from proactor.training.runs import Run, RunError, read_rows
 
 CONFIG = RunConfig.model_validate({"name": "r", "model": "m", "sft": {}, "grpo": {}})
@@ -187,12 +188,12 @@ def test_what_an_older_program_did_not_write_has_its_default(run: Run) -> None:
     older = yaml.safe_load(file.read_text())
     del older["data"]["unseen"]
     file.write_text(yaml.safe_dump(older))
-    assert run.first_change(CONFIG) is None
+    assert first_change(run.config, CONFIG) is None
     unseen = CONFIG.model_copy(
         update={"data": CONFIG.data.model_copy(update={"unseen": Unseen(domains=("travel",))})}
     )
-    assert run.first_change(unseen) == ("data.unseen.domains", [], ["travel"])
-    assert run.first_change(unseen, ("data",)) is None
+    assert first_change(run.config, unseen) == ("data.unseen.domains", [], ["travel"])
+    assert first_change(run.config, unseen, ("data",)) is None
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
