@@ -237,8 +237,9 @@ async def deliberated(
         return found
 
     async def step(number: int) -> None:
-        actions = await drawn(number)
+        actions = await possible(player, expert, number, candidates, key + KEYS * number)
         found.counts["steps"] += 1
+        found.counts["unreadable"] += 1 + candidates - len(actions)
         if not flagged([calls for calls, _ in actions]):
             return
         places = distinct([calls for calls, _ in actions])
@@ -266,25 +267,6 @@ async def deliberated(
             critic.deliberation, told(demonstration, number), kept, final
         )
 
-    async def drawn(number: int) -> list[tuple[Calls, list[int]]]:
-        """What can be done at a turn, with the ids that do it: the expert's first, then those drawn."""
-        log, start = expert.sample, expert.turns[number - 1].action[0]
-        reads, sampling = log.prompt_ids + log.token_ids[:start], player.config.sampling
-        samples = await asyncio.gather(
-            *(
-                player.session.sample(reads, sampling, key=key + KEYS * number, index=i)
-                for i in range(candidates)
-            )
-        )
-        actions = [(expert.turns[number - 1].calls, turns[number - 1])]
-        for sample in samples:
-            reply = player.chat.read(sample.token_ids, sampling.stop)
-            calls = tuple(read_call(call.name, call.arguments) for call in reply.calls)
-            if calls:
-                actions.append((calls, sample.token_ids))
-            found.counts["unreadable"] += not calls
-        return actions
-
     def criticised(number: int, trials: Sequence[Trial]) -> list[tuple[str, str]]:
         history = told(demonstration, number)
         return [(trial.action, critic.critique(history, trial)) for trial in trials]
@@ -292,6 +274,25 @@ async def deliberated(
     await asyncio.gather(*(step(number) for number in range(1, len(turns) + 1)))
     found.thoughts = dict(sorted(found.thoughts.items()))
     return found
+
+
+async def possible(
+    player: Player, expert: Episode, number: int, candidates: int, key: int
+) -> list[tuple[Calls, list[int]]]:
+    """What can be done at turn ``number``, with the ids that do it: what the expert did, then what was drawn
+    and can be read.
+    """
+    log, turn, sampling = expert.sample, expert.turns[number - 1], player.config.sampling
+    reads = log.prompt_ids + log.token_ids[: turn.action[0]]
+    samples = await asyncio.gather(
+        *(player.session.sample(reads, sampling, key=key, index=i) for i in range(candidates))
+    )
+    actions = [(turn.calls, log.token_ids[slice(*turn.action)])]
+    for sample in samples:
+        reply = player.chat.read(sample.token_ids, sampling.stop)
+        if calls := tuple(read_call(call.name, call.arguments) for call in reply.calls):
+            actions.append((calls, sample.token_ids))
+    return actions
 
 
 def thinking_at_random(demonstration: Demonstration) -> Demonstration:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.chat_templates import save_chat_model
 from tests.engine.engines import write_folder, write_text_folder
 from tests.tiny import save_tiny
 
@@ -23,6 +24,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with a tokenizer of bytes."""
     return write_text_folder(tmp_path_factory.mktemp("tiny-text") / "model")
+
+
+@pytest.fixture(scope="session")
+def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with a tokenizer of words and a chat template with tools; 1,024 tokens of context."""
+    return save_chat_model(tmp_path_factory.mktemp("chat") / "model", context=1024)
 
 
 @pytest.fixture(scope="module")

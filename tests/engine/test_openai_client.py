@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from pydantic import BaseModel
 
-from proactor.engine import ChatRequest, Engine, EngineError, LoRA, RequestTimeout, Sampling, ToolChat
-from tests.engine.chat_templates import save_chat_model
-from tests.engine.engines import TRAIN, idle, load, reward, shake
-from tests.engine.sessions import PATIENCE, Held, run
-
-ASK = [{"role": "user", "content": "Is Friday dry?"}]
-GREEDY = {"model": "base", "messages": ASK, "temperature": 0, "max_tokens": 8}
-TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-
-
-@pytest.fixture(scope="module")
-def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_chat_model(tmp_path_factory.mktemp("chat") / "model", context=1024)
+from proactor.engine import Engine, EngineError, LoRA, Sampling, ToolChat
+from tests.engine.engines import TRAIN, load, reward, shake
+from tests.engine.openai_calls import ASK, TOOL, create, forced, said
 
 
 @pytest.fixture(scope="module")
 def engine(chat_folder: Path) -> Engine:
     return load(chat_folder, kv_tokens=4096)
-
-
-def create(client: Any, **changes: Any) -> Any:
-    return client.chat.completions.create(**{**GREEDY, **changes})
-
-
-def said(completion: Any) -> list[list[int]]:
-    return [choice.token_ids for choice in completion.choices]
-
-
-def forced(engine: Engine, text: str) -> Any:
-    """A client whose model can say nothing but ``text``."""
-    assert engine.chat is not None
-    client, ids, size = engine.openai(), engine.chat.encode_answer(text), engine.config.vocab_size
-
-    def only(_: list[int], position: int) -> torch.Tensor:
-        return torch.arange(size) == ids[min(position, len(ids) - 1)]
-
-    said = partial(client.chat.completions.create, extra_body={"logit_mask": only})
-    chat = SimpleNamespace(completions=SimpleNamespace(create=said))
-    return SimpleNamespace(chat=chat, counters=client.counters, mask=only)
 
 
 # -- what comes back ---
@@ -202,97 +165,7 @@ def test_noise(engine: Engine) -> None:
     assert one.counters is client.counters
 
 
-# -- from anywhere, without waiting for itself ---
-
-
-def test_a_judge_runs_in_a_worker_while_the_loop_decodes(chat_folder: Path) -> None:
-    """A batch of one: the judge's row waits for the policy's, and the policy's next turn for the judge."""
-    engine = load(chat_folder, max_batch=1, kv_tokens=512)
-    client, chat = engine.openai(), ToolChat(engine.chat)  # type: ignore[arg-type]
-
-    def judge(text: str) -> str:
-        content = [{"type": "text", "text": f"Grade: {text[:20]}"}]
-        return str(create(client, messages=[{"role": "user", "content": content}]).choices[0].message.content)
-
-    async def episode(session: Any, key: int) -> int:
-        sampling = Sampling(max_tokens=5, ignore_eos=True)
-        sample = await session.sample(chat.opening(ASK), sampling, key=key)
-        for _ in range(2):
-            graded = await asyncio.to_thread(judge, sample.text)
-            ids = chat.observation(sample.token_ids, [{"role": "user", "content": graded or "?"}])
-            await session.advance(sample, ids, sampling)
-        return len(sample.turns())
-
-    async def main() -> list[int]:
-        async with engine.session() as session:
-            return await asyncio.gather(*(episode(session, key) for key in range(4)))
-
-    assert run(main()) == [3] * 4
-    assert client.counters["replies"] == 8 and idle(engine)
-
-
-def test_from_several_event_loops_and_threads_at_once(engine: Engine) -> None:
-    client, alone = engine.openai(), said(create(engine.openai()))
-
-    def threads(i: int) -> list[list[int]]:
-        if i % 3 == 0:
-            return said(create(client))
-
-        async def three() -> list[Any]:
-            return await asyncio.gather(*(create(client.asynchronous) for _ in range(3)))
-
-        if i % 3 == 1:
-            return said(run(three())[2])
-
-        async def inside() -> list[list[int]]:
-            return said(create(client))  # blocks this loop, and no other
-
-        return run(inside())
-
-    with ThreadPoolExecutor(6) as pool:
-        results = [task.result(PATIENCE) for task in [pool.submit(threads, i) for i in range(12)]]
-    assert results == [alone] * 12
-
-
-def test_giving_up_ends_the_sampling(engine: Engine) -> None:
-    async def main() -> None:
-        held = Held(2)
-        async with engine.session() as session:
-            blocking = asyncio.ensure_future(session.sample([1, 2, 3], held.sampling))
-            await held.reached()
-            waiting = asyncio.ensure_future(create(engine.openai().asynchronous))
-            await asyncio.sleep(0)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-            held.go_on()
-            await blocking
-
-    run(main())
-    assert idle(engine)
-
-
-def test_time_outs(engine: Engine) -> None:
-    client = engine.openai()
-    with pytest.raises(RequestTimeout, match="no answer in time"):
-        create(client.with_options(timeout=0))
-    with pytest.raises(TimeoutError):
-        create(client, timeout=0)
-    assert client.counters["timeouts"] == 2
-    assert create(client, timeout=PATIENCE).choices
-    assert idle(engine)
-
-
-def test_from_inside_a_step_it_is_refused(engine: Engine) -> None:
-    client, seen = engine.openai(), []
-
-    def mask(ids: list[int], position: int) -> None:
-        seen.append(threading.current_thread())
-        create(client)
-
-    with pytest.raises(EngineError, match="would wait for itself"):
-        engine.sample([[1, 2]], Sampling(max_tokens=2, logit_mask=mask))
-    assert seen and idle(engine)
+# -- several adapters ---
 
 
 def test_every_adapter_is_a_model(chat_folder: Path) -> None:
@@ -391,55 +264,3 @@ def test_a_judge_for_openais_client_runs_unmodified(engine: Engine) -> None:
     assert grade(forced(engine, '{"score": 0.7}'), "base", "good?") == (0.7, 1)
     client = forced(engine, '{"mark": 1}')
     assert grade(client, "base", "good?") == (0.0, 3) and client.counters["json_unmet"] == 0
-
-
-# -- in chunks ---
-
-
-async def streamed(engine: Engine, client: Any = None, **changes: Any) -> list[Any]:
-    client = client or engine.openai()
-    request = ChatRequest.of({**GREEDY, **changes})
-    return [chunk async for chunk in client.asynchronous.chat.completions.stream(request)]
-
-
-@pytest.mark.parametrize("more", [{}, {"stop": "e"}, {"tools": [TOOL]}, {"logprobs": True}])
-def test_the_chunks_of_a_completion_are_the_completion(engine: Engine, more: dict[str, Any]) -> None:
-    fields = {"n": 2, "temperature": 1.0, "seed": 5, "max_tokens": 24, **more}
-    whole, (*chunks, end) = create(engine.openai(), **fields), run(streamed(engine, **fields))
-    assert end.usage == whole.usage and not end.choices
-    assert {chunk.id for chunk in chunks} == {end.id} and chunks[0].prompt_token_ids == whole.prompt_token_ids
-    for choice in whole.choices:
-        parts = [c for chunk in chunks for c in chunk.choices if c.index == choice.index]
-        assert "".join(part.delta.content or "" for part in parts) == choice.message.content
-        assert [i for part in parts for i in part.token_ids] == choice.token_ids
-        assert [part.finish_reason for part in parts if part.finish_reason] == [choice.finish_reason]
-        assert parts[0].delta.role == "assistant"
-        if choice.logprobs is not None:
-            logprobs = [entry for part in parts for entry in part.logprobs.content]
-            assert [entry.token for entry in logprobs] == [entry.token for entry in choice.logprobs.content]
-
-
-def test_calls_in_chunks(engine: Engine) -> None:
-    call = 'I look.\n<tool_call>\n{"name": "weather", "arguments": {"day": "Friday"}}\n</tool_call>'
-    client = forced(engine, call)
-    whole = create(client, tools=[TOOL], max_tokens=200)
-    *chunks, _ = run(streamed(engine, tools=[TOOL], max_tokens=200, logit_mask=client.mask))
-    [last] = [c for chunk in chunks for c in chunk.choices if c.finish_reason]
-    assert (last.finish_reason, last.delta.content) == ("tool_calls", "I look.")
-    [called], [expected] = last.delta.tool_calls, whole.choices[0].message.tool_calls
-    assert (called.index, called.id, called.function) == (0, expected.id, expected.function)
-
-
-def test_a_stream_out_of_time_and_one_that_is_left(engine: Engine) -> None:
-    with pytest.raises(RequestTimeout, match="no answer in time"):
-        run(streamed(engine, max_tokens=900, timeout=0.0))
-
-    async def leave() -> None:
-        request = ChatRequest.of({**GREEDY, "max_tokens": 900})
-        stream = engine.openai().asynchronous.chat.completions.stream(request)
-        async for _ in stream:
-            break
-        await stream.aclose()
-
-    run(leave())
-    assert idle(engine)

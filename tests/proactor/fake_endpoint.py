@@ -9,12 +9,16 @@ Behaviours are taken in order, one per request; after the last, ``otherwise`` an
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from proactor.endpoint import Endpoint
+from proactor.endpoint_errors import EndpointError
 
 Body = dict[str, Any]
 Response = tuple[int, dict[str, str], str | Iterator[bytes]]
@@ -206,3 +210,28 @@ class FakeEndpoint:
 
 async def no_sleep(seconds: float) -> None:
     """For `Endpoint(sleep=...)`: tests do not wait."""
+
+
+ASK = [{"role": "user", "content": "q"}]
+SCHEMA = {"type": "object"}
+
+
+class Waits(list[float]):
+    async def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+def ask(fake: FakeEndpoint, **settings: Any) -> tuple[str | EndpointError, Endpoint, Waits]:
+    """One request to the server: (reply or error, the endpoint, the seconds that it waited)."""
+    waits = Waits()
+    endpoint = Endpoint("fake", fake.url, **{"timeout": 5.0, "sleep": waits, **settings})
+
+    async def go() -> str | EndpointError:
+        try:
+            return await endpoint.reply(ASK, schema=SCHEMA, seed=3, max_tokens=9)
+        except EndpointError as error:
+            return error
+        finally:
+            await endpoint.aclose()
+
+    return asyncio.run(go()), endpoint, waits

@@ -16,8 +16,17 @@ from proactor.calibration.thresholds import Thresholds
 from proactor.catalogs import write_catalog
 from proactor.config import RunConfig
 from proactor.dialogue import Action, Dialogue
-from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from tests.proactor.runs import values
+
+SIZES = Parameter(name="size", type="enum", values=("small", "large"))
+CATALOG = Catalog(
+    tools=(
+        Tool(name="status", parameters=(Parameter(name="order"),)),
+        Tool(name="cancel", confirm=True, parameters=(Parameter(name="order"),)),
+        Tool(name="coffee", parameters=(SIZES,)),
+    )
+)
 
 
 def run_folder(

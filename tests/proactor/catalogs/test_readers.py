@@ -4,8 +4,6 @@ tool and parameter.
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from enum import Enum
 from pathlib import Path
@@ -22,7 +20,7 @@ from pydantic.json_schema import models_json_schema
 from proactor.catalogs import detect, read, read_catalog, write_catalog
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.sources import load
-from tests.proactor.catalogs.definitions import API, PLAIN, SERVICE, function, put
+from tests.proactor.catalogs.definitions import API, SERVICE, put
 
 
 class Room(Enum):
@@ -265,148 +263,3 @@ def test_real_files_give_the_catalog_that_the_source_gives(data_dir: Path, name:
         pytest.skip(f"no {name} in {data_dir}")
     reading = read(folder)
     assert reading.format == name and reading.catalog == load(name, folder, limit=1).catalog
-
-
-# -- Python ---
-
-MODULE = '''
-from __future__ import annotations
-from dataclasses import dataclass
-from datetime import date
-from enum import Enum
-from json import dumps
-from typing import Annotated, Literal
-from helper import KNOWN
-
-class Kind(Enum):
-    IN = "in"
-    OUT = "out"
-
-@dataclass
-class Place:
-    street: str
-    zip: int | None = None
-
-def book(
-    day: date, kind: Kind, place: Place, size: Annotated[int, "how many"], note: str | None = None, *rest: str
-) -> str:
-    """Book a table.
-
-    Args:
-        day (date): which day,
-            as said
-        place: where
-
-    Returns:
-        what it said
-    """
-
-async def find(query: Literal["a", "b"], loose=1):
-    """Find one.
-
-    :param query: what to look for
-    """
-
-def drop_all(): ...
-drop_all.effect = "irreversible"
-drop_all.confirm = False
-alias = find
-def _hidden(x: int): ...
-'''
-
-
-def test_a_python_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tmp_path, "KNOWN = 1", "helper.py")
-    file = put(tmp_path, MODULE, "mytools.py")
-    reading = read(file, trust_code=True)
-    assert reading.format == "python" and reading.catalog.names == ("book", "find", "drop_all")
-    book, search, drop = reading.catalog.tools
-    assert book.description == "Book a table." and search.description == "Find one."
-    assert book.parameters == (
-        Parameter(name="day", type="date", description="which day, as said"),
-        Parameter(name="kind", type="enum", values=("in", "out")),
-        Parameter(name="place.street"),
-        Parameter(name="place.zip", type="integer", required=False),
-        Parameter(name="size", type="integer", description="how many"),
-        Parameter(name="note", required=False),
-    )
-    assert [(p.type, p.required, p.description) for p in search.parameters] == [
-        ("enum", True, "what to look for"),
-        ("string", False, ""),
-    ]
-    assert (drop.effect, drop.confirm) == ("irreversible", False)
-    assert reading.counters == {"flattened": 1, "variadic_left_out": 1, "untyped_as_text": 1}
-    assert read(f"module:{file}", trust_code=True).catalog == reading.catalog
-    assert str(tmp_path) not in sys.path
-    monkeypatch.chdir(tmp_path)
-    assert read("module:mytools", trust_code=True).catalog == reading.catalog
-
-
-def test_only_what_all_lists(tmp_path: Path) -> None:
-    module = "__all__ = ['a']\ndef a(): ...\ndef b(): ...\n"
-    assert read_catalog(put(tmp_path, module, "listed.py"), trust_code=True).names == ("a",)
-
-
-# -- types, one by one ---
-
-
-@dataclass(frozen=True)
-class Case:
-    schema: dict[str, Any]
-    type: str
-    values: tuple[str, ...] = ()
-    required: bool = True
-    kind: str = ""
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        Case({"type": "string", "format": "email"}, "string"),
-        Case({"type": ["integer", "null"]}, "integer", required=False),
-        Case({"type": ["integer", "number"]}, "number"),
-        Case({"type": ["integer", "string"]}, "string", kind="union_as_text"),
-        Case({"type": "string", "nullable": True}, "string", required=False),
-        Case({"enum": [True, False]}, "boolean"),
-        Case({"enum": ["a", None, "a", 2, True]}, "enum", ("a", "2", "true"), required=False),
-        Case({"oneOf": [{"const": "a"}, {"const": "b"}]}, "enum", ("a", "b")),
-        Case({"anyOf": [{"enum": ["a"]}, {"type": "string"}]}, "string", ("a",), kind="union_as_text"),
-        Case({"allOf": [{"type": "string"}, {"enum": ["a"]}]}, "enum", ("a",)),
-        Case({"default": 3, "type": "integer"}, "integer", required=False),
-        Case({}, "string", kind="untyped_as_text"),
-        Case({"items": {"type": "string"}}, "string", kind="array_as_text"),
-        Case({"type": "object"}, "string", kind="object_as_text"),
-    ],
-)
-def test_types(tmp_path: Path, case: Case) -> None:
-    schema = {"type": "object", "properties": {"x": case.schema}, "required": ["x"]}
-    reading = read(put(tmp_path, {"a": schema}))
-    (parameter,) = reading.catalog["a"].parameters
-    assert (parameter.type, parameter.values, parameter.required) == (case.type, case.values, case.required)
-    assert reading.counters == ({case.kind: 1} if case.kind else {})
-
-
-def test_objects_in_parts(tmp_path: Path) -> None:
-    base = {"properties": {"x": {"type": "integer"}}, "required": ["x"]}
-    more = {"properties": {"y": PLAIN}, "required": ["y"]}
-    (tool,) = read_catalog(put(tmp_path, {"a": {"allOf": [base, more]}})).tools
-    assert {(p.name, p.type, p.required) for p in tool.parameters} == {
-        ("x", "integer", True),
-        ("y", "string", True),
-    }
-
-
-def test_deeper_objects_are_text(tmp_path: Path) -> None:
-    deep = {
-        "type": "object",
-        "properties": {"in": {"type": "object", "properties": {"er": PLAIN}}, "n": {"type": "integer"}},
-    }
-    (tool,) = read_catalog(put(tmp_path, [function(x=deep)])).tools
-    assert [(p.name, p.type) for p in tool.parameters] == [("x.in", "string"), ("x.n", "integer")]
-
-
-def test_annotated_words_win_over_none(tmp_path: Path) -> None:
-
-    schema = {"properties": {"x": {"anyOf": [{"type": "integer", "description": "inner"}, {"type": "null"}]}}}
-    (tool,) = read_catalog(put(tmp_path, {"a": schema})).tools
-    assert tool.parameters[0].description == "inner"

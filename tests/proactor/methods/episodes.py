@@ -37,3 +37,10 @@ def episode(
         after = (end, len(sample.token_ids))
         turns.append(Turn((call,), (start, end), after, f"feedback {t}", reward, kind == "u"))
     return Episode("function", task, 7, sample, turns, ending, horizon)
+
+
+def failed(ending: Ending) -> Episode:
+    """An episode with another ending."""
+    one = episode([0.0, 1.0])
+    one.ending = ending
+    return one

@@ -1,25 +1,20 @@
-"""Agent-Omit: rewards, the format, what a turn is trained after, partial samples, cold start."""
+"""Agent-Omit: rewards, the format, what a turn is trained after, partial samples."""
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proactor.engine import GRPO, Engine, Group, Sample, Sampling, ToolChat
-from proactor.environments.demonstration import TOOL, Demonstration, turn_ids
+from proactor.engine import GRPO, Engine, Group, ToolChat
 from proactor.environments.episode import Episode
 from proactor.environments.host import Host
 from proactor.environments.player import PlayConfig
-from proactor.environments.protocol import Call, Opening, Outcome
-from proactor.environments.scripted import Move, play
+from proactor.environments.protocol import Opening
 from proactor.methods import agent_omit
 from proactor.methods.agent_omit import AgentOmit, groups_of, partials, rewards
 from proactor.methods.omit_format import (
@@ -33,85 +28,14 @@ from proactor.methods.omit_format import (
     omit_turns,
     read_omissions,
 )
-from proactor.methods.omit_lessons import Omittable, cold_start, lessons, omitting_at_random
-from tests.engine.engines import load
 from tests.engine.sessions import run
 from tests.proactor.methods.episodes import episode
-from tests.proactor.training.episodes import calling_folder
-
-LONG = "many words "
-
-
-CONTEXT = 1024
-
-
-class World:
-    """Answers with some words, ends at the ``stop``-th call or the one that says "right", which solves it."""
-
-    user_verbs = frozenset({"answer"})
-
-    def __init__(self, stop: int, told: str = LONG) -> None:
-        self.stop, self.told, self.count = stop, told, 0
-
-    def reset(self, seed: int) -> Opening:
-        self.count = 0
-        return Opening([{"role": "user", "content": "go"}])
-
-    def step(self, call: Call) -> Outcome:
-        self.count += 1
-        solved = call.content == "right"
-        return Outcome(f"{self.told}{self.count}", float(solved), solved or self.count >= self.stop)
-
-
-class WorldGym:
-    """Worlds of four calls."""
-
-    name, max_turns = "world", 9
-
-    def __init__(self, told: str = LONG) -> None:
-        self.told = told
-
-    def tasks(self, split: str) -> Sequence[str]:
-        return ["a"]
-
-    def make(self, task: str) -> World:
-        return World(4, self.told)
+from tests.proactor.methods.omitting import CONTEXT, LONG, WorldGym, said, saying, world_engine
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    folder, opening = tmp_path_factory.mktemp("chat") / "model", World(1).reset(0)
-    known = (
-        LONG,
-        "<think>",
-        "</think>",
-        "<tool_response_",
-        "</tool_response_",
-        "omit_tool_",
-        "<omitted_tool_",
-    )
-    calling_folder(folder, opening, steps=1, context=CONTEXT, words=known)
-    return load(folder, kv_tokens=4 * CONTEXT, deterministic=True)
-
-
-def said(content: str, thought: str | None = "hm") -> str:
-    written = json.dumps({"name": TOOL, "arguments": {"choice": "action", "content": content}})
-    return f"{'' if thought is None else f'<think>{thought}</think>'}<tool_call>\n{written}\n</tool_call>"
-
-
-def saying(engine: Engine, script: Sequence[str]) -> Sampling:
-    """Settings under which the model says these replies, turn after turn, and the last one again."""
-    assert engine.chat is not None
-    ids, size = [engine.chat.encode_answer(reply) for reply in script], engine.config.vocab_size
-    turns = itertools.chain(ids, itertools.repeat(ids[-1]))
-    said: list[list[int]] = []
-
-    def only(_: list[int], position: int) -> torch.Tensor:
-        if position == 0:
-            said.append(next(turns))
-        return torch.arange(size) == said[-1][position]
-
-    return Sampling(max_tokens=300, logit_mask=only)
+    return world_engine(tmp_path_factory.mktemp("chat") / "model")
 
 
 def played(
@@ -314,86 +238,3 @@ def test_two_omission_turns_give_two_partial_samples_of_half_the_weight(engine: 
     without, counts = groups_of([one, failed], AgentOmit(partial=False), "a")
     assert counts["omit/partials"] == 0
     assert sum(len(g.samples) for g in without) == sum(len(g.samples) for g in groups) - 2
-
-
-# --- cold start ---
-
-
-class Script:
-    """Says three contents, the last one right."""
-
-    def __init__(self) -> None:
-        self.left = iter(["1", "2", "right"])
-
-    def move(self) -> Move | None:
-        return Move(Call("action", next(self.left)))
-
-    def see(self, call: Call, observation: str) -> None:
-        pass
-
-
-def demonstrated(told: str = LONG) -> Demonstration:
-    shown = play(WorldGym(told), "a", Script())
-    thoughts = ("<think>one</think>", "<think>two</think>", "<think>three</think>")
-    return Demonstration(shown, Opening([{"role": "user", "content": "go"}]), thoughts, OmitWording(False))
-
-
-@pytest.fixture(scope="module")
-def taught() -> Demonstration:
-    return demonstrated()
-
-
-def tried(engine: Engine, demonstration: Demonstration, then: str, gym: Any = None) -> Any:
-    async def go() -> Any:
-        async with engine.session() as session, Host(gym or WorldGym()) as host:
-            assert engine.chat is not None
-            config = PlayConfig(sampling=saying(engine, [then]), max_tokens=CONTEXT)
-            player = OmittingPlayer(session, ToolChat(engine.chat), host, config, CONTEXT, OmitWording(False))
-            return await cold_start(player, demonstration, 1, 3)
-
-    return run(go())
-
-
-def test_what_can_be_left_out_is_what_does_not_cost_the_task_and_saves_tokens(
-    engine: Engine,
-) -> None:
-    long = "of words " * 15
-    found, counts = tried(engine, demonstrated(long), said("right"), WorldGym(long))
-    assert found == Omittable(thoughts=(1, 2, 3), results=(1,)), "result 2 would go when nothing follows"
-    assert counts == {"omit/tried": 5, "omit/kept": 4}
-    lost, _ = tried(engine, demonstrated(long), said("4"), WorldGym(long))
-    assert lost == Omittable(thoughts=(3,)), "where nobody solves the task, nothing is shown to be spare"
-    short, _ = tried(engine, demonstrated(""), said("right"), WorldGym(""))
-    assert short is not None and short.results == (), "a tag is longer than a result of one character"
-
-
-def test_an_episode_that_the_environment_refuses_is_counted(engine: Engine, taught: Demonstration) -> None:
-    found, counts = tried(engine, taught, said("right"), WorldGym("other words "))
-    assert found is None and counts == {"omit/refused": 1}
-
-
-def test_lessons_are_each_omission_alone_and_the_episode_with_all(
-    engine: Engine, taught: Demonstration
-) -> None:
-    assert engine.chat is not None
-    chat = ToolChat(engine.chat)
-    text = engine.chat.tokenizer.decode
-    found = lessons(taught, Omittable(thoughts=(2,), results=(1,)), chat)
-    whole, rest, single = found
-    assert isinstance(whole, Sample) and f"{LONG}1" in text(whole.token_ids)
-    assert marker(1) in text(rest.prompt_ids) and f"{LONG}1" not in text(rest.prompt_ids)
-    assert text(single.token_ids).startswith("<think></think>" + omission(1)) and len(single.turns()) == 1
-    assert len(whole.turns()) + len(rest.turns()) == 3
-    plain = taught.episode(chat)
-    assert text(turn_ids(plain)[1]).startswith("<think>two</think>")
-    assert [s.token_ids for s in lessons(taught, Omittable(), chat)] == [plain.sample.token_ids]
-
-
-def test_random_omissions_depend_on_the_task_alone(taught: Demonstration) -> None:
-    one, two = (omitting_at_random(taught) for _ in range(2))
-    assert one.left_out == two.left_out and one.said == taught.said
-    other = replace(taught, played=replace(taught.played, episode=replace(taught.played.episode, task="b")))
-    drawn = {omitting_at_random(replace(other)).left_out, one.left_out}
-    assert all(n <= 3 for found in drawn for n in found.thoughts) and all(
-        n <= 2 for found in drawn for n in found.results
-    )

@@ -1,4 +1,4 @@
-"""A run in an environment from one config: what it leaves, exact resume, the stop rule, rows, gradients."""
+"""A run in an environment from one config: what it leaves, exact resume, the stop rule, evaluation."""
 
 from __future__ import annotations
 
@@ -7,27 +7,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
-import torch
 
 from proactor.config_base import ConfigError
 from proactor.config_file import load_run
-from proactor.engine import GRPO, Engine, Group, GRPOLoss
-from proactor.engine.model import Decoder
-from proactor.environments.episode import Episode
-from proactor.episode_config import EpisodeConfig, EpisodeEval, EpisodeSFT, MethodOptions
+from proactor.engine import Engine, Group
+from proactor.episode_config import EpisodeConfig, EpisodeEval, EpisodeSFT
 from proactor.methods.user_metrics import metrics
 from proactor.progress import Quiet, Stopped
 from proactor.training.episode_rows import EpisodeRow, read_before_after
 from proactor.training.episodes import EVALUATION, Arena, dealt_back
 from proactor.training.episodes_loop import EpisodeTraining, train_episodes
-from proactor.training.method_credit import Credit, frame
+from proactor.training.method_credit import frame
 from proactor.training.runs import Run, RunError
-from proactor.training.steps import batch
 from tests.proactor.commands.calls import call
-from tests.proactor.methods.episodes import episode
 from tests.proactor.training.episodes import config
 from tests.proactor.training.test_loop import Asks, assert_equal, rows
 
@@ -40,19 +35,6 @@ def finished(guess_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     settings = config(tmp_path_factory.mktemp("finished"), guess_model)
     train_episodes(settings)
     return settings.folder
-
-
-@pytest.fixture(scope="module")
-def arena(guess_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Arena:
-    """An arena whose model was not trained; some tasks break, and the reward line is shown."""
-    settings = config(tmp_path_factory.mktemp("arena"), guess_model)
-    broken = settings.environment.model_copy(
-        update={
-            "options": {"broken": 8},
-            "host": settings.environment.host.model_copy(update={"show_reward": True}),
-        }
-    )
-    return Arena.open(settings.model_copy(update={"environment": broken}))
 
 
 # -- a whole run ---
@@ -188,163 +170,6 @@ def test_tasks_without_a_demonstration_are_counted(arena: Arena, tmp_path: Path)
         training.held_out_loss()
 
 
-# -- groups without spread ---
-
-
-def drawn_again(
-    arena: Arena, monkeypatch: pytest.MonkeyPatch, flat: set[int], **changes: Any
-) -> tuple[dict[str, Any], list[str], list[dict[str, Any]]]:
-    """(the row of step 0 of an arena, tasks in the epoch's order, samples) where the first groups of the
-    tasks at the places ``flat`` of that order have no spread. The arena stays as it was.
-    """
-    assert arena.config.grpo is not None
-    grpo = arena.config.grpo.model_copy(update={"batch_tasks": 3, **changes})
-    settings = arena.config.model_copy(update={"grpo": grpo})
-    _, tasks, others = batch(arena.tasks.train, 3, settings.seed, "grpo", 0, str)
-    named = {task for place, task in enumerate([*tasks, *others]) if place in flat}
-    seen = Counter[str]()
-
-    def without_spread(self: Credit, episodes: Sequence[Episode]) -> bool:
-        seen[episodes[0].task] += 1
-        return episodes[0].task in named and seen[episodes[0].task] == 1
-
-    monkeypatch.setattr(Credit, "without_spread", without_spread)
-    training = EpisodeTraining(replace(arena, config=settings), Run("nowhere", writer=False), [], Quiet())
-    state = arena.engine.state_dict()
-    row, samples = training.grpo_row(0)
-    arena.engine.load_state_dict(state)
-    return row, [*tasks, *others], samples
-
-
-def test_tasks_without_spread_are_played_again(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same tasks with other tokens, or the next of the order; the others keep what they were."""
-    plain, order, first = drawn_again(arena, monkeypatch, set(), redraws=0)
-    assert "groups_redrawn" not in plain
-    same, _, again = drawn_again(arena, monkeypatch, {0, 2}, redraws=3)
-    assert same["groups_redrawn"] == 2 and same["episodes"] == 12
-    assert same["tokens_sampled"] > same["tokens_redrawn"] > 0
-    assert [s["task"] for s in again[::4]] == [s["task"] for s in first[::4]] == order[:3]
-    assert again[4:8] == first[4:8] and again[:4] != first[:4] and again[8:] != first[8:]
-    other, _, more = drawn_again(arena, monkeypatch, {0, 2, 4}, redraws=3, redraw="other")
-    assert other["groups_redrawn"] == 3 and more[:4] == first[4:8]
-    assert [s["task"] for s in more[::4]] == [order[1], order[3], order[5]]
-    _, _, capped = drawn_again(arena, monkeypatch, {0, 2, 4}, redraws=1, redraw="other")
-    assert [s["task"] for s in capped[::4]] == [order[1], order[3], order[4]], "the last draw stays"
-
-
-def test_a_group_is_without_spread_where_no_token_gets_an_advantage() -> None:
-    alike, other = [episode([0.0, 1.0]) for _ in range(2)], episode([0.0, 0.0])
-    for name in ("userrl", "bao", "agent_omit"):
-        credit = Credit.of(MethodOptions(name=name))
-        assert credit.without_spread([*alike, failed("error"), episode([])])
-        assert not credit.without_spread([*alike, other])
-        assert not credit.without_spread([alike[0], failed("error")]), "nothing to compare"
-
-
-@pytest.mark.parametrize("name", ["infopo", "stepagent"])
-def test_methods_that_draw_nothing_again(guess_model: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"grpo.redraws=1: {name} "):
-        config(tmp_path, guess_model, "grpo.redraws=1", f"method={{name: {name}}}")
-
-
-# -- from episodes to groups ---
-
-
-def played(arena: Arena, *tasks: str) -> list[list[Episode]]:
-    return arena.play(tasks or ("train-8-0", "train-9-1"), n=4, iteration=1, epoch=0)[0]
-
-
-@pytest.mark.parametrize("name", ["userrl", "bao", "infopo"])
-def test_each_method_gives_each_trained_token_an_advantage(arena: Arena, name: Any) -> None:
-    credit = Credit.of(arena.config.method.model_copy(update={"name": name}))
-    [whole] = played(arena, "train-8-0")
-    groups, left_out = credit.groups([whole], arena.engine, arena.chat, 0)
-    assert left_out["groups_with_spread"] + left_out["groups_without_spread"] == len(groups) == 1
-    for sample, one in zip(groups[0].samples, whole, strict=True):
-        assert sample.reward == one.score
-        values = sample.token_advantages()
-        assert len(values) == len(sample.token_ids)
-        assert not any(v for v, on in zip(values, sample.trained_mask(), strict=True) if not on)
-
-
-def failed(ending: Any) -> Episode:
-    one = episode([0.0, 1.0])
-    one.ending = ending
-    return one
-
-
-def credited(played: Sequence[Sequence[Episode]]) -> tuple[list[Group], Counter[str]]:
-    method = Credit.of(MethodOptions())
-    return method.groups(played, None, None, 0)  # type: ignore[arg-type]
-
-
-def test_what_cannot_be_compared_is_left_out_and_counted() -> None:
-    good, bad, empty = episode([0.0, 1.0]), episode([0.0, 0.0]), episode([])
-    groups, left_out = credited(
-        [
-            [good, bad, failed("error"), failed("timeout"), failed("cancelled"), empty],
-            [episode([1.0]), failed("error")],
-            [episode([1.0]), episode([1.0])],
-        ]
-    )
-    assert left_out == {
-        "episodes_failed": 4,
-        "episodes_without_turns": 1,
-        "groups_too_small": 1,
-        "groups_with_spread": 1,
-        "groups_without_spread": 1,
-    }
-    assert groups[0].samples == [good.sample, bad.sample]
-    assert good.sample.token_advantages()[0] > 0 > bad.sample.token_advantages()[0]
-
-
-def test_a_world_that_raises_ends_one_episode(arena: Arena) -> None:
-    episodes = [e for group in played(arena, "train-0-0", "train-1-1") for e in group]
-    endings = {e.ending for e in episodes}
-    assert "error" in endings and any("lost" in e.error for e in episodes)
-    assert all(len(e.turns) == 2 for e in episodes if e.ending == "error")
-
-
-# -- rows and gradients ---
-
-
-def gradient(arena: Arena, groups: Sequence[Group]) -> tuple[torch.Tensor, int]:
-    """(the adapter's gradient, rows that the decoder computed) of a loss that adds up over tokens."""
-    engine, rows = arena.engine, []
-    whole = Decoder.hidden
-
-    def counted(self: Decoder, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
-        rows.append(ids.numel())
-        return whole(self, ids, *rest)
-
-    engine.zero_grad()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Decoder, "hidden", counted)
-        engine.forward_backward(groups, GRPOLoss(GRPO(normalizer="constant")))
-    engine.reduce_gradients()
-    leaves = [p.grad.flatten().clone() for p in engine.parameters() if p.grad is not None]
-    engine.zero_grad()
-    return torch.cat(leaves), sum(rows)
-
-
-def test_rows_are_prompt_and_trajectories_and_the_gradient_is_that_of_each_alone(arena: Arena) -> None:
-    groups, _ = arena.credit.groups(played(arena), arena.engine, arena.chat, 0)
-    assert len(groups) == 2 and all(len(group.samples) == 4 for group in groups)
-    samples = [sample for group in groups for sample in group.samples]
-    for i, sample in enumerate(samples):
-        sample.advantage = [(i - 3.5) / (turn + 1) for turn in range(len(sample.turns()))]
-    together, computed = gradient(arena, groups)
-    prompts = [group.prompt_ids for group in groups]
-    assert prompts[0] == prompts[1]
-    trajectories = sum(len(sample.token_ids) - 1 for sample in samples)  # the last token is a target alone
-    assert computed == len(prompts[0]) * len(groups) + trajectories
-    parts = [gradient(arena, [Group(sample.prompt_ids, [sample])]) for sample in samples]
-    assert sum(rows for _, rows in parts) == len(prompts[0]) * len(samples) + trajectories
-    flat = torch.stack([part for part, _ in parts]).sum(0)
-    assert float(flat.abs().max()) > 0
-    torch.testing.assert_close(together, flat, rtol=1e-5, atol=1e-5)
-
-
 # -- evaluation ---
 
 
@@ -355,7 +180,7 @@ def test_what_was_dealt_to_ranks_comes_back_in_its_order(ranks: int) -> None:
 
 
 def test_evaluation_has_its_own_temperature_and_hides_the_reward_line(arena: Arena) -> None:
-    trained = played(arena)
+    trained, _ = arena.play(["train-8-0", "train-9-1"], n=4, iteration=1, epoch=0)
     assert any("Reward:" in turn.feedback for group in trained for e in group for turn in e.turns)
     greedy, _ = arena.play(["test-0-0"], n=2, iteration=EVALUATION, epoch=0, evaluating=True)
     [one, two] = greedy[0]
