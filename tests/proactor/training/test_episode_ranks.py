@@ -104,11 +104,12 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "environment": {
                 "gym": "guess",
-                "dev": 12,
+                "options": {"train": 6},
+                "dev": 2,
                 "play": {"sampling": {"max_tokens": 24}, "max_tokens": 300},
             },
             "method": {"name": "agent_omit", "options": {"instruct": False}},
-            "grpo": {"lr": 1e-2, "n": 4, "batch_tasks": 3, "steps": 2, "eval_every": 2},
+            "grpo": {"lr": 1e-2, "n": 8, "batch_tasks": 3, "steps": 2, "eval_every": 2},
         },
     ),
     "cold start": (
@@ -178,7 +179,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
     gym = FunctionFamily(**FAMILY)  # type: ignore[arg-type]
     opening = gym.make(gym.tasks("train")[0]).reset(0)
     calling_folder(models / "function", opening, context=1024)
-    said = ("<think></think>", "<think></think>" + omission(1))
+    said = ("<think>go</think>", "<think></think>" + omission(1))
     started = Guess("0").reset(0)
     calling_folder(models / "omitting", started, context=512, said=said, wording=OmitWording(False))
     events_folder(models / "events")
@@ -228,7 +229,7 @@ def test_what_the_scenes_are_about(runs: Path) -> None:
     first, last = (row for row in rows(of(runs, "deliberations 2")) if row["kind"] == "sand")
     assert first["sand/flagged"] > 0 and (first["demonstrations"], last["demonstrations"]) == (3, 1)
     steps = [row for row in rows(of(runs, "omissions 2")) if row["kind"] == "grpo"]
-    assert [row["episodes"] for row in steps] == [12, 4]
+    assert [row["episodes"] for row in steps] == [24, 8]
     assert all(row["grad_norm"] > 0 and row["omit/observations"] > 0 for row in steps)
     assert all(row["omit/partials"] > 0 for row in steps)
     tried = (of(runs, "cold start 2") / "samples" / "omit-000000.jsonl").read_text().splitlines()
