@@ -109,6 +109,13 @@ def ensure(config: Path, overrides: Sequence[str], ended: Callable[[Run], bool] 
     return run
 
 
+def ended_run(config: Path, overrides: Sequence[str], report: bool) -> Run | None:
+    """`ensure`; with ``report`` nothing is trained, and a run that has not ended is None."""
+    if report and not has_summary(Run(load_run(config, overrides).folder)):
+        return None
+    return ensure(config, overrides)
+
+
 def training_seconds(run: Run, kind: str) -> float:
     """Seconds in training steps of one kind, evaluations left out."""
     return float(sum(row["seconds"] for row in run.rows() if row["kind"] == kind))

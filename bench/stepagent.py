@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.arms import arms_parser, chosen_arms, read_base
-from bench.learning import ensure, ensure_model, has_summary, recorded_config
+from bench.learning import ended_run, ensure_model, recorded_config
 from bench.records import stamp, write_record
-from proactor.config_file import load_run
 from proactor.episode_config import EpisodeConfig
 from proactor.methods.user_metrics import Outcome, intervals, paired_change
 from proactor.training.episode_pairs import read_tested
@@ -70,23 +69,20 @@ def of_seed(
     def settings(name: str, *more: str) -> list[str]:
         return [*overrides, f"name={base.name}-{name}-s{seed}", f"seed={seed}", "eval.adapter=last", *more]
 
-    def ended(given: Sequence[str]) -> Run | None:
-        there = has_summary(Run(load_run(config, given).folder))
-        return ensure(config, given) if there or not report else None
-
-    start = ended(settings(START, "grpo=null"))
+    start = ended_run(config, settings(START, "grpo=null"), report)
     if start is None:
         return {}
     runs: dict[str, Run] = {}
     there = f"start={start.folder / 'best'}"
     for name in arms:
-        run = ended(settings(name, there, "sft=null", f"method={json.dumps(method_of(base, ARMS[name]))}"))
+        method = f"method={json.dumps(method_of(base, ARMS[name]))}"
+        run = ended_run(config, settings(name, there, "sft=null", method), report)
         if run is None:
             continue
         runs[name] = run
         steps = max(1, math.ceil(trained_tokens(run) / tokens_a_step(start)))
         more = [f"sft.max_steps={steps}", f"sft.patience={steps}", f"sft.eval_every={max(1, steps // 4)}"]
-        companion = ended(settings(imitation(name), there, "grpo=null", *more))
+        companion = ended_run(config, settings(imitation(name), there, "grpo=null", *more), report)
         if companion is not None:
             runs[imitation(name)] = companion
     return runs

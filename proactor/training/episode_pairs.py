@@ -29,7 +29,7 @@ def compare_episodes(
     than the other; ProactorError where one lacks a task of the other.
     """
     read = [read_tested(folder) for folder in folders]
-    first, second = (_outcomes(*place) for place in zip(folders, read, systems, strict=True))
+    first, second = (outcomes_of(*place) for place in zip(folders, read, systems, strict=True))
     if read[0].success != read[1].success:
         raise SourceError(
             f"{folders[1]}: a task is solved at a score of {read[1].success}, in {folders[0]} at "
@@ -49,7 +49,11 @@ def read_tested(folder: Path) -> BeforeAfter:
     return tested
 
 
-def _outcomes(folder: Path, tested: BeforeAfter, system: str) -> list[Outcome]:
+def outcomes_of(folder: Path, tested: BeforeAfter, system: str) -> list[Outcome]:
+    """How a system plays the test tasks of a run: ``before`` or ``after``, or a scripted player by name.
+
+    Raises SourceError where the run's gym has no such player.
+    """
     if system == "before":
         return tested.outcomes("before")
     if system == "after":

@@ -14,11 +14,22 @@ import pytest
 from bench.forked import Ended, fork_ranks
 from proactor.environments.gyms import catalog
 from proactor.environments.gyms.function_family import FunctionFamily
+from proactor.methods.omit_format import OmitWording, omission
 from proactor.training.episodes_loop import train_episodes
-from tests.proactor.training.episodes import PLAY, GuessGym, calling_folder, config, guess_folder
+from tests.proactor.environments.test_event_streams import line, write
+from tests.proactor.training.episodes import (
+    PLAY,
+    Guess,
+    GuessGym,
+    calling_folder,
+    config,
+    events_folder,
+    guess_folder,
+)
 from tests.proactor.training.test_loop import assert_equal, rows
 
 FAMILY = {"signs": "+-", "largest": 3, "train": 6, "test": 3, "seed": 0, "max_turns": 6}
+LONG = {"sampling": {"max_tokens": 8}, "max_tokens": 1500}
 ENGINE = {"deterministic": True, "kv_tokens": 4096, "rank_timeout": 3600}
 OTHER = {"redraws": 2, "redraw": "other"}
 DELIBERATE = {
@@ -81,15 +92,55 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     "deliberations": (
         "function",
         {
-            "environment": {
-                "gym": "function_family",
-                "options": FAMILY,
-                "dev": 2,
-                "play": {"sampling": {"max_tokens": 8}, "max_tokens": 1500},
-            },
+            "environment": {"gym": "function_family", "options": FAMILY, "dev": 2, "play": LONG},
             "engine": ENGINE | {"kv_tokens": 8192},
             "method": {"name": "sand", "options": DELIBERATE},
             "grpo": None,
+        },
+    ),
+    # advantages of episodes and of partial samples; in the last step one rank has no task
+    "omissions": (
+        "omitting",
+        {
+            "environment": {
+                "gym": "guess",
+                "options": {"train": 6},
+                "dev": 2,
+                "play": {"sampling": {"max_tokens": 24}, "max_tokens": 300},
+            },
+            "method": {"name": "agent_omit", "options": {"instruct": False}},
+            "grpo": {"lr": 1e-2, "n": 8, "batch_tasks": 3, "steps": 2, "eval_every": 2},
+        },
+    ),
+    "cold start": (
+        "function",
+        {
+            "environment": {"gym": "function_family", "options": FAMILY, "dev": 1, "play": LONG},
+            "engine": ENGINE | {"kv_tokens": 8192},
+            "method": {"name": "agent_omit", "options": {"instruct": False, "cold_tasks": 2, "tries": 1}},
+            "sft": {"lr": 1e-3, "batch_tasks": 3, "max_steps": 2, "eval_every": 2},
+            "grpo": {"lr": 1e-2, "n": 2, "batch_tasks": 1, "steps": 1},
+        },
+    ),
+    # the run on one rank trains the judge, the run on two reads it
+    "judged proposals": (
+        "events",
+        {
+            "environment": {
+                "gym": "events",
+                "path": "streams",
+                "user": {
+                    "kind": "accept_reject",
+                    "adapter": "judge",
+                    "train": {"lr": 1e-2, "steps": 30, "batch_lines": 24},
+                    "engine": {"kv_tokens": 4096},
+                },
+                "dev": 1,
+                "host": {"timeout": 600},
+                "play": {"sampling": {"max_tokens": 12}, "max_tokens": 40},
+            },
+            "method": {"name": "userrl"},
+            "grpo": {"lr": 1e-2, "n": 6, "batch_tasks": 3, "steps": 2, "eval_every": 2},
         },
     ),
     "pairs": ("function", by_steps("implicit")),
@@ -100,6 +151,7 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
 def drive(models: Path, folder: Path) -> dict[str, list[Ended]]:
     """How the ranks of each scene ended, on one rank and on two; and of one that is resumed on one."""
     catalog.GYMS["guess"] = GuessGym
+    os.chdir(folder)  # where "judged proposals" finds its streams and leaves its judge
     ended = {}
     for name, (model, sections) in SCENES.items():
         for count in (1, 2):
@@ -125,7 +177,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
     models, folder = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("runs")
     guess_folder(models / "guess")
     gym = FunctionFamily(**FAMILY)  # type: ignore[arg-type]
-    calling_folder(models / "function", gym.make(gym.tasks("train")[0]).reset(0), context=1024)
+    opening = gym.make(gym.tasks("train")[0]).reset(0)
+    calling_folder(models / "function", opening, context=1024)
+    said = ("<think>go</think>", "<think></think>" + omission(1))
+    started = Guess("0").reset(0)
+    calling_folder(models / "omitting", started, context=512, said=said, wording=OmitWording(False))
+    events_folder(models / "events")
+    (folder / "streams").mkdir()
+    tasks = ("good", "bad", None)
+    write(folder / "streams", *(line(n, t, t == "good", s) for s in "abcdefg" for n in (1, 2) for t in tasks))
     environment = {**os.environ, "PYTHONPATH": str(repo_root), "TORCH_CPP_LOG_LEVEL": "FATAL"}
     command = [sys.executable, __file__, str(models), str(folder)]
     done = subprocess.run(command, cwd=repo_root, env=environment, capture_output=True, text=True)
@@ -168,6 +228,14 @@ def test_what_the_scenes_are_about(runs: Path) -> None:
     assert "GRPO stopped after step 2 of 9" in json.loads((flat / "summary.json").read_text())["stopped"]
     first, last = (row for row in rows(of(runs, "deliberations 2")) if row["kind"] == "sand")
     assert first["sand/flagged"] > 0 and (first["demonstrations"], last["demonstrations"]) == (3, 1)
+    steps = [row for row in rows(of(runs, "omissions 2")) if row["kind"] == "grpo"]
+    assert [row["episodes"] for row in steps] == [24, 8]
+    assert all(row["grad_norm"] > 0 and row["omit/observations"] > 0 for row in steps)
+    assert all(row["omit/partials"] > 0 for row in steps)
+    tried = (of(runs, "cold start 2") / "samples" / "omit-000000.jsonl").read_text().splitlines()
+    assert len(tried) == 3 and sum(json.loads(row)["counts"]["omit/kept"] for row in tried) > 0
+    judged = [row for row in rows(of(runs, "judged proposals 2")) if row["kind"] == "grpo"]
+    assert all(row["user/requests"] > 0 and row["grad_norm"] > 0 for row in judged)
     for scene, learned in (("pairs", "pairs"), ("discriminator", "groups_with_spread")):
         steps = [row for row in rows(of(runs, f"{scene} 2")) if row["kind"] == "grpo"]
         assert [row["demonstrations"] for row in steps] == [3, 1]
