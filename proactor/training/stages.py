@@ -106,10 +106,17 @@ class Stages(ABC):
         if self.run.writer:
             self._gap_watch = GapWatch(self.run.rows())
         self._write_best()
-        stage = self.stage_b
-        if self.position.phase == "done" and stage is not None and self.position.step < stage.steps:
-            self.position.phase = self.later
+        if self.position.phase == "done":
+            self.position.phase = self._reopened()
         self.ui.say(f"resumed {self.run.folder} after step {self.position.update} ({self.position.phase})")
+
+    def _reopened(self) -> str:
+        """The phase of an ended run whose config now asks for more steps of its last stage; else "done"."""
+        sft, later = self.config.sft, self.stage_b
+        asked = later.steps if later is not None else 0 if sft is None else sft.max_steps
+        if self.position.step >= asked:
+            return "done"
+        return "sft" if later is None else self.later
 
     def go(self) -> None:
         """Both phases from the current position to the end."""

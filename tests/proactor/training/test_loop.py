@@ -195,6 +195,31 @@ def test_sigterm_saves_and_the_run_continues_bitwise(
     assert_equal(tmp_path / "runs" / "tiny", finished)
 
 
+def supervised(folder: Path, model: Path, **changes: float) -> Path:
+    """A run without GRPO in ``folder``, begun or gone on with."""
+    folder.mkdir(exist_ok=True)
+    stage = {"lr": 1e-3, "batch_dialogues": 2, "eval_every": 2, **changes}
+    train(config(folder, model, "grpo=null", "eval.final=false", sft=stage), resume=True)
+    return folder / "runs" / "tiny"
+
+
+def test_an_ended_supervised_run_goes_on_for_more_steps(tiny_model: Path, tmp_path: Path) -> None:
+    """As if it had been asked for all of them at once."""
+    whole = supervised(tmp_path / "whole", tiny_model, max_steps=4, patience=9)
+    supervised(tmp_path / "parts", tiny_model, max_steps=2, patience=9)
+    parts = supervised(tmp_path / "parts", tiny_model, max_steps=4, patience=9)
+    assert rows(parts) == rows(whole) and len(rows(whole)) == 4 + 3
+    file = "best/adapter_model.safetensors"
+    assert (parts / file).read_bytes() == (whole / file).read_bytes()
+
+
+def test_one_that_ended_for_want_of_progress_does_not(tiny_model: Path, tmp_path: Path) -> None:
+    run = supervised(tmp_path, tiny_model, lr=1.0, eval_every=1, max_steps=9, patience=1)
+    before = rows(run)
+    assert supervised(tmp_path, tiny_model, lr=1.0, eval_every=1, max_steps=12, patience=1) == run
+    assert rows(run) == before and len(before) < 2 * 9
+
+
 def test_the_best_adapter_is_written_again_when_the_kill_came_before_it(
     finished: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
