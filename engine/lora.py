@@ -135,8 +135,14 @@ class LoRABuffer:
             leaf.grad = view
 
     def changed(self) -> None:
-        """Count a change that autograd may not have seen, as through ``leaf.data``."""
+        """Count a change that autograd may not have seen, as through ``leaf.data``; drop what was folded."""
         torch.autograd.graph.increment_version(self.flat)
+        self.unfold()
+
+    def unfold(self) -> None:
+        """Give back the memory of what the adapters are folded to; few rows fold them again."""
+        for adapter in self.adapters.values():
+            adapter.kept.clear()
 
     @property
     def folded_bytes(self) -> int:

@@ -288,7 +288,8 @@ class Sampler:
         be drawn without it.
         """
         hook, ids = draw.job.sampling.logit_mask, draw.sample.token_ids
-        mask = hook(ids, len(ids)) if callable(hook) else None
+        with torch.inference_mode(False), torch.no_grad():  # its tensors may be kept, and meet autograd
+            mask = hook(ids, len(ids)) if callable(hook) else None
         if mask is None:
             return None
         where = f"prompt {draw.job.index}: logit_mask"

@@ -123,6 +123,7 @@ class Trainer:
         kept = with_parents(groups, lambda group: not group.masked)
         tally.sums["masked_groups"] += len(groups) - len(kept)
         self.lora.attach_grad()
+        self.lora.unfold()  # plans of a gradient do not count it
         try:
             for tree in self.trees(kept):
                 what = f"a pass over a tree of {tree.rows} rows"

@@ -46,8 +46,10 @@ def versions_of(factors: Sequence[Tensor]) -> tuple[int, ...]:
 
 
 def folded_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which rows x [T, K] meet a folded adapter."""
-    return torch.float32 if len(x) <= NARROW_ROWS else x.dtype
+    """The dtype in which rows x [T, K] meet a folded adapter. float16 would make NaN of a zero of F and of
+    what overflows in another target.
+    """
+    return torch.float32 if len(x) <= NARROW_ROWS or x.dtype == torch.float16 else x.dtype
 
 
 @torch.no_grad()

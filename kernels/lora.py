@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels.linear import Linear, library_linear
-from proactor.kernels.lora_update import Adapter, add_update, add_without_gradient, fused
+from proactor.kernels.lora_update import Adapter, add_update, add_without_gradient, check_adapter, fused
 from proactor.kernels.nf4 import NF4Tensor
 from proactor.kernels.nf4_cpu import HostNF4, host_back, host_linear
 from proactor.kernels.nf4_linear import nf4_linear
@@ -72,6 +72,7 @@ def _forward(
     linear: Linear,
 ) -> tuple[Tensor, Tensor]:
     """(y, x Aᵀ for the backward, as `add_update` returns it)."""
+    check_adapter(x, adapter, row_mask, linear)
     y = _base(x, weight, bias, linear)
     return y, add_update(x, y, adapter, row_mask, linear, True)
 
@@ -183,6 +184,8 @@ def _without_gradient(
     linear: Linear,
 ) -> Tensor:
     """The base, and on top the part of each adapter."""
+    for adapter, row_mask in adapters:
+        check_adapter(x, adapter, row_mask, linear)
     y = _base(x, weight, bias, linear)
     for adapter, row_mask in adapters:
         add_without_gradient(x, y, adapter, _switch(row_mask, x), linear)

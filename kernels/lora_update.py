@@ -76,7 +76,7 @@ class Adapter:
     @property
     def folded_bytes(self) -> int:
         """Bytes that `folded` holds."""
-        return sum(kept.nbytes(self.a) for kept in self.kept.values())
+        return sum(kept.nbytes(self.a) for kept in list(self.kept.values()))  # asked from other threads too
 
 
 def fused(x: Tensor, adapter: Adapter, linear: Linear) -> bool:
@@ -92,12 +92,11 @@ def add_update(
     x: Tensor, y: Tensor, adapter: Adapter, row_mask: Tensor | None, linear: Linear, grad: bool
 ) -> Tensor:
     """Add an adapter's update to y, in place. Returns x Aᵀ [T, Σ r_i] for a backward: scaled and masked on
-    the torch path, neither on the Triton path, which raises KernelError where shapes or devices do not match.
+    the torch path, neither on the Triton path. `check_adapter` comes first.
 
     ``grad``: whether a backward follows.
     """
     if fused(x, adapter, linear):
-        _check_adapter(x, adapter, row_mask)
         if x.shape[0] <= DECODE_ROWS and not grad:
             xa = launch_down(x, adapter.a)
         else:
@@ -114,7 +113,7 @@ def add_update(
 def add_without_gradient(
     x: Tensor, y: Tensor, adapter: Adapter, row_mask: Tensor | None, linear: Linear
 ) -> None:
-    """Add an adapter's update to y, in place, where no backward follows. Raises as `add_update`."""
+    """Add an adapter's update to y, in place, where no backward follows."""
     if _folds(x, adapter, linear):
         add_folded(x, y, adapter.folded(y.shape[1], folded_dtype(x)), row_mask, linear)
     else:
@@ -168,7 +167,10 @@ def lora_add(
     return y
 
 
-def _check_adapter(x: Tensor, adapter: Adapter, row_mask: Tensor | None) -> None:
+def check_adapter(x: Tensor, adapter: Adapter, row_mask: Tensor | None, linear: Linear) -> None:
+    """Raise KernelError, naming the argument, where shapes or devices do not match on the Triton path."""
+    if not fused(x, adapter, linear):
+        return
     a, stacked = adapter.a, adapter.ranks[0] * len(adapter.b)
     require(x.ndim == 2, "x", f"shape {tuple(x.shape)}: two dimensions wanted")
     require(

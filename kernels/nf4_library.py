@@ -14,12 +14,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.metadata import version
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from proactor.kernels.errors import KernelError
 from proactor.kernels.op import mode
 
 BLOCK = 64
@@ -79,6 +79,13 @@ def library_available() -> bool:
     return _functional() is not None
 
 
+def _version() -> str:
+    """bitsandbytes' version as it says itself, with or without the metadata of a package."""
+    import bitsandbytes
+
+    return str(bitsandbytes.__version__)
+
+
 @lru_cache(maxsize=1)
 def _product() -> Callable[..., None] | None:
     """The library's own function, in a version whose arguments are known; None: call it by its operation.
@@ -86,7 +93,7 @@ def _product() -> Callable[..., None] | None:
     The operation prepares each call for 10 to 20 us, a third of a product of a small model.
     """
     functional = _functional()
-    if functional is None or not version("bitsandbytes").startswith(KNOWN):
+    if functional is None or not _version().startswith(KNOWN):
         return None
     function = getattr(ctypes.CDLL(functional.lib._lib._name), "gemv_4bit_inference_cpu_nf4_bf16", None)
     if function is None:
@@ -98,10 +105,16 @@ def _product() -> Callable[..., None] | None:
 
 def fused_linear(x: Tensor, codes: Tensor, scales: Tensor, shape: tuple[int, int]) -> Tensor:
     """``x Wᵀ`` [T, N] of x bf16 [T, K], contiguous; W of ``shape`` (N, K), codes interleaved, scales bf16
-    [K/64, N].
+    [K/64, N]. Raises KernelError for anything else.
     """
+    outputs, inputs = shape
+    if x.dtype != torch.bfloat16 or x.ndim != 2 or x.shape[1] != inputs or not x.is_contiguous():
+        raise KernelError(f"x: {x.dtype} {tuple(x.shape)}: bfloat16 [T, {inputs}], contiguous, wanted")
+    held = codes.numel() * 2, scales.numel() * BLOCK
+    if held != (outputs * inputs,) * 2 or scales.dtype != torch.bfloat16:
+        raise KernelError(f"codes and scales: of {held[0]} and {held[1]} weights, {outputs * inputs} wanted")
     if (product := _product()) is not None:
-        (rows, inputs), outputs = x.shape, shape[0]
+        rows = len(x)
         y = x.new_empty(rows, outputs)
         pointers = (t.data_ptr() for t in (x, codes, scales, y))
         product(rows, outputs, inputs, *pointers, BLOCK, inputs, outputs)

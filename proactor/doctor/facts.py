@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -61,7 +62,10 @@ class Facts:
         samples = _lines(last) if last is not None else ()
         record = RunRecord.read(folder)
         model = record.config.get("model")
-        pretrained = read_steps(model_place(folder, model)) if isinstance(model, str) else None
+        pretrained = None
+        if isinstance(model, str):
+            with suppress(SourceError):  # a damaged record of the model is no fault of the run
+                pretrained = read_steps(model_place(folder, model))
         return cls(record, tuple(rows), samples, pretrained)
 
     @property

@@ -31,9 +31,11 @@ def cut_short(facts: Facts) -> Finding | None:
         return None
     evidence = f"pre-training was over after {steps.made} of {steps.wanted} steps, by its time limit"
     enough = math.ceil(MARGIN * steps.seconds * steps.wanted / max(1, steps.made))
-    remedy = f"pretrain.seconds={enough}, and delete the folder of the model: the next run builds it again"
+    remedy = (
+        f"model=runs/models/NEW pretrain.seconds={enough} builds one to its end; runs with this one keep it"
+    )
     cause = f"{steps.seconds:g} s were not enough on the machine that built the model, so it knows little"
-    return Finding("model cut short", 3, evidence, cause, remedy)
+    return Finding("model cut short", 2, evidence, cause, remedy)
 
 
 def not_finite(facts: Facts) -> Finding | None:

@@ -111,12 +111,14 @@ class Stages(ABC):
         self.ui.say(f"resumed {self.run.folder} after step {self.position.update} ({self.position.phase})")
 
     def _reopened(self) -> str:
-        """The phase of an ended run whose config now asks for more steps of its last stage; else "done"."""
-        sft, later = self.config.sft, self.stage_b
-        asked = later.steps if later is not None else 0 if sft is None else sft.max_steps
-        if self.position.step >= asked:
-            return "done"
-        return "sft" if later is None else self.later
+        """The phase of an ended run whose config now asks for more of its last stage: more steps, or more
+        patience in the supervised one; else "done".
+        """
+        p, sft, later = self.position, self.config.sft, self.stage_b
+        if later is not None:
+            return self.later if p.step < later.steps else "done"
+        more = sft is not None and p.step < sft.max_steps and p.stale < sft.patience
+        return "sft" if more else "done"
 
     def go(self) -> None:
         """Both phases from the current position to the end."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from proactor.engine import Engine, Sampling
-from tests.engine.engines import STEP, TRAIN, drawn, load, prompts, rollout, shake
+from proactor.engine import Engine, GRPOLoss, Sampling
+from tests.engine.engines import EOS, STEP, TRAIN, drawn, load, prompts, rollout, shake
 
 GREEDY = Sampling(max_tokens=5, temperature=0.0, ignore_eos=True)
 
@@ -60,7 +61,30 @@ def test_memory_counts_what_is_folded(folder: Path) -> None:
     )
     engine.sample(prompts(2), GREEDY)
     assert engine.memory()["folded"] == once
-    assert load(folder, deterministic=True).memory()["folded"] == 0
+    exact = load(folder, deterministic=True)
+    exact.sample(prompts(2), GREEDY)
+    assert exact.memory()["folded"] == 0
+    for drops in (shake, partial(Engine.forward_backward, trees=rollout(engine), loss=GRPOLoss(TRAIN))):
+        engine.sample(prompts(2), GREEDY)
+        assert engine.memory()["folded"] == once
+        drops(engine)
+        assert engine.memory()["folded"] == 0, "an update and a gradient give it back"
+
+
+def test_a_mask_may_keep_its_tensors(folder: Path) -> None:
+    """A hook's tensors are changed in place from call to call, and may meet autograd."""
+    engine, kept = load(folder), list[torch.Tensor]()
+
+    def mask(ids: list[int], position: int) -> torch.Tensor:
+        if not kept:
+            kept.append(torch.ones(EOS + 1, dtype=torch.bool))
+        kept[0][position] = False
+        return kept[0]
+
+    drawn_ids = engine.sample(prompts(1), Sampling(max_tokens=4, logit_mask=mask))[0].samples[0].token_ids
+    assert not kept[0].is_inference() and not torch.is_inference_mode_enabled()
+    assert all(token >= place for place, token in enumerate(drawn_ids))
+    (kept[0].float() * torch.ones(EOS + 1, requires_grad=True)).sum().backward()
 
 
 def stacked(engine: Engine) -> list[tuple[torch.Tensor, torch.Tensor]]:

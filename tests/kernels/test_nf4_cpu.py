@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
 import bitsandbytes.functional as bnb
@@ -117,10 +116,27 @@ def test_the_librarys_function_gives_the_bits_of_its_operation(monkeypatch: pyte
     assert held.coarse is not None
     function = nf4_library._product()
     if function is None:
-        pytest.skip(f"bitsandbytes {version('bitsandbytes')} is called by its operation")
+        pytest.skip(f"bitsandbytes {nf4_library._version()} is called by its operation")
     direct = nf4_library.fused_linear(x, held.codes, held.coarse, held.shape)
     monkeypatch.setattr(nf4_library, "_product", lambda: None)
     assert torch.equal(direct, nf4_library.fused_linear(x, held.codes, held.coarse, held.shape))
+
+
+@fused
+def test_what_the_product_would_read_beyond_is_refused() -> None:
+    held, x = host(*weights(*SHAPES), dtype=torch.bfloat16), rows(5, 192, torch.bfloat16)
+    assert held.coarse is not None
+    wrong = [
+        (x.float(), held.codes, held.coarse),
+        (x[:, :128], held.codes, held.coarse),
+        (rows(192, 5, torch.bfloat16).t(), held.codes, held.coarse),
+        (x, held.codes[1:], held.coarse),
+        (x, held.codes, held.coarse[:, 1:]),
+        (x, held.codes, held.coarse.float()),
+    ]
+    for rows_, codes, scales in wrong:
+        with pytest.raises(KernelError, match="wanted"):
+            nf4_library.fused_linear(rows_, codes, scales, held.shape)
 
 
 @fused

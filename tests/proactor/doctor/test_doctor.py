@@ -193,7 +193,7 @@ EDITS: dict[str, tuple[Callable[[Facts], Facts], str, str]] = {
     "pre-training": (
         lambda f: replace(f, pretrained=FitSteps(made=40, wanted=400, seconds=2.0, settled=False)),
         "model cut short",
-        "pretrain.seconds=30,",
+        "model=runs/models/NEW pretrain.seconds=30 ",
     ),
     "skipped": (
         lambda f: with_steps(f, skipped_update=1.0, groups_dropped=3.0),
