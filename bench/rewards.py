@@ -14,7 +14,7 @@ Runs are processes, reused when the command is repeated (see `bench.learning`). 
 with paired bootstrap intervals clustered by dialogue. Writes ``bench/results/<machine>/rewards.json``
 (``rewards-<judge>.json`` for judges other than the rules) after every reward. Where a config tests on unseen
 domains and tools (configs/sgd-unseen.yaml), each kind has its own rows, and the record counts the fires of
-each tool.
+each tool. ``dev`` there: the metrics on dev dialogues at every check.
 """
 
 from __future__ import annotations
@@ -179,6 +179,7 @@ def reward_result(bench: RewardRuns, reward: str, runs: Sequence[Run], rac: Sequ
             for name, ids in ids_by_novelty(bench, runs[0]).items()
         },
         "tools": fires_by_tool(runs) if bench.base.data.unseen else {},
+        "dev": on_dev(runs),
         "parsed": parsed_shares([_evaluations(run) for run in runs]),
         "seconds": fmean(grpo_seconds(run) for run in runs),
         "seconds_judging": sum(row.get("seconds_judging", 0.0) for row in rows) / len(runs),
@@ -210,6 +211,23 @@ def ids_by_novelty(bench: RewardRuns, run: Run) -> dict[str, set[str]]:
     for dialogue in load_evaluations(run.folder / "evaluations.json")[0]:
         ids.setdefault(unseen.kind(dialogue), set()).add(dialogue.id)
     return dict(sorted(ids.items()))
+
+
+def on_dev(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """{updates made: means over the runs of `SHOWN` on dev dialogues}: what the best adapter is chosen by."""
+    checks: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        for row in run.rows():
+            if row["kind"] == "eval" and row["phase"] == "grpo":
+                checks.setdefault(str(row["step"]), []).append(row)
+    return {
+        step: {
+            key: fmean(values)
+            for key in (*SHOWN, "false_per_100")
+            if (values := [row[f"eval_{key}"] for row in rows if row.get(f"eval_{key}") is not None])
+        }
+        for step, rows in checks.items()
+    }
 
 
 def fires_by_tool(

@@ -130,6 +130,8 @@ def test_unseen_domains_and_tools_have_results_of_their_own(
             assert bool(part["over_rac"]) == (reward != "rac")
     played, named = load_evaluations(tmp_path / "runs/new-rac-1u-s0/evaluations.json")
     dining = {d.id for d in played if d.domain == "dining"}
+    on_dev = results["rewards"]["rac"]["dev"]
+    assert list(on_dev) == ["0", "1"] and {"reward", "first_fire_f1"} <= on_dev["1"].keys()
     part = results["rewards"]["rac"]["parts"]["unseen_domain"]
     own = aggregate(c for c in named["after"].contributions if c.dialogue in dining)
     assert 0 < part["dialogues"] == len(dining) < 6
