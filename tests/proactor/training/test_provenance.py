@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proactor.config import ConfigError, Data
+from proactor.config import Data
+from proactor.config_base import ConfigError
 from proactor.episode_config import EnvironmentOptions
 from proactor.files import SourceError
 from proactor.training.provenance import (
