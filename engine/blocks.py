@@ -153,4 +153,5 @@ def _block(held: list[Family], unit: int) -> AttentionBlock:
         valid=None if real.all() else torch.from_numpy(np.flatnonzero(real)),
         context_hidden=torch.from_numpy(np.repeat(far, unit, axis=1)) if far.any() else None,
         own_hidden=torch.from_numpy(near) if near.any() else None,
+        causal=lq > 1 and not offset.any(),
     )

@@ -23,6 +23,7 @@ from proactor.engine.segments import Segment, tree_segments
 from proactor.engine.tree import Tree
 from proactor.kernels.attention_block import AttentionBlock
 from proactor.kernels.logprob import CHUNK_BYTES, CHUNK_ROWS, KEEP_BYTES
+from proactor.kernels.tree_tiles import tile_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +97,16 @@ class Peak:
         mlp = one.rows * 4 * c.intermediate_size * size
         blocks = stack(segment_families(one.segments, one.past))
         largest = max((self._block(block) for block in blocks), default=0)
-        attention = (5 * one.rows * q + 4 * (one.past + one.rows) * kv) * size + largest
+        wide = max(size, 4)  # sums of half types
+        own = one.rows * q * (3 * size + 2 * wide) + 2 * (one.past + one.rows) * kv * (size + wide)
+        attention = own + largest
         return self.footprint.product + stream + max(mlp, attention)
 
     def _block(self, block: AttentionBlock) -> int:
-        """The backward of one attention block: scores twice, queries and keys gathered."""
+        """The backward of one attention block: a tile's scores, queries and keys gathered, gradients."""
         c, size = self.config, self.footprint.size
-        families, members, rows = block.rows.shape
-        context, own = block.context.shape[1], block.own.shape[2]
-        queries = families * members * rows
-        scores = c.num_heads * queries * (context + own) * max(size, 4)
-        keys = families * (context + members * own) * c.num_kv_heads * c.head_dim
-        return 2 * scores + (4 * queries * c.num_heads * c.head_dim + 3 * keys) * size
+        wide, half = max(size, 4), size if size < 4 else 0
+        queries = block.rows.numel() * c.num_heads * c.head_dim
+        keys = 2 * (block.context.numel() + block.own.numel()) * c.num_kv_heads * c.head_dim
+        scores = tile_scores(block, c.num_kv_heads, c.num_heads // c.num_kv_heads)
+        return scores * (3 * wide + 2 * half) + queries * 5 * wide + keys * (2 * wide + half)

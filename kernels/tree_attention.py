@@ -21,50 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proactor.kernels.attention_block import AttentionBlock, gather, heads_first, queries, scatter
+from proactor.kernels.attention_block import AttentionBlock, heads_first, scatter
 from proactor.kernels.past import Past, joined
-from proactor.kernels.precision import exp_, wide_dtype, widen
+from proactor.kernels.precision import wide_dtype
 from proactor.kernels.tree_exact import exact_forward
-
-
-def _scores(qf: Tensor, kc: Tensor, ko: Tensor, block: AttentionBlock, scale: float) -> tuple[Tensor, Tensor]:
-    """Scaled, masked scores [Hkv, F, n, lq, G, Lc] and [..., Lo] in float32."""
-    hkv, f, n, lq, g, d = qf.shape
-    sc = torch.bmm(qf.reshape(hkv * f, n * lq * g, d), kc.reshape(hkv * f, -1, d).transpose(1, 2))
-    so = torch.bmm(qf.reshape(hkv * f * n, lq * g, d), ko.reshape(hkv * f * n, -1, d).transpose(1, 2))
-    sc = widen(sc).mul_(scale).view(hkv, f, n, lq, g, -1)
-    so = widen(so).mul_(scale).view(hkv, f, n, lq, g, -1)
-    if block.context_hidden is not None:
-        sc.masked_fill_(block.context_hidden[None, :, None, None, None, :], float("-inf"))
-    if block.own_hidden is not None:
-        so.masked_fill_(block.own_hidden[None, :, :, :, None, :], float("-inf"))
-    return sc, so
-
-
-def _block_forward(
-    qh: Tensor, k: Tensor, v: Tensor, block: AttentionBlock, scale: float, unit: int
-) -> tuple[Tensor, Tensor]:
-    """Output [Hkv, F*n*lq, G, D] and log-sum-exp [Hkv, F*n*lq, G] of one block."""
-    qf = queries(qh, block)
-    hkv, f, n, lq, g, d = qf.shape
-    kc, vc = gather(k, block.context, unit), gather(v, block.context, unit)
-    ko, vo = gather(k, block.own, unit), gather(v, block.own, unit)
-    sc, so = _scores(qf, kc, ko, block, scale)
-    top = so.amax(-1, keepdim=True)
-    if sc.shape[-1]:
-        top = torch.maximum(top, sc.amax(-1, keepdim=True))
-    pc, po = exp_(sc, top), exp_(so, top)
-    total = pc.sum(-1, keepdim=True) + po.sum(-1, keepdim=True)
-    out = torch.bmm(po.to(v.dtype).view(hkv * f * n, lq * g, -1), vo.reshape(hkv * f * n, -1, d)).view(
-        hkv, f, n, lq, g, d
-    )
-    if sc.shape[-1]:
-        out += torch.bmm(pc.to(v.dtype).view(hkv * f, n * lq * g, -1), vc.reshape(hkv * f, -1, d)).view_as(
-            out
-        )
-    out = (out / total).to(v.dtype)
-    lse = (top + total.log()).squeeze(-1)
-    return out.view(hkv, -1, g, d), lse.reshape(hkv, -1, g)
+from proactor.kernels.tree_tiles import tiled_backward, tiled_forward
 
 
 def _run(
@@ -73,8 +34,9 @@ def _run(
     qh = heads_first(q, k.shape[0])
     out = torch.empty_like(qh)
     lse = qh.new_empty(qh.shape[:3], dtype=wide_dtype(qh.dtype))
+    forward = exact_forward if exact else tiled_forward
     for block in blocks:
-        o, log_sum = (exact_forward if exact else _block_forward)(qh, k, v, block, scale, unit)
+        o, log_sum = forward(qh, k, v, block, scale, unit)
         scatter(out, block, o)
         scatter(lse, block, log_sum)
     return out, lse
@@ -98,59 +60,6 @@ def attend(
 
 
 # --- with gradient ---
-
-
-def _block_backward(
-    block: AttentionBlock,
-    scale: float,
-    qh: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    dout: Tensor,
-    dq: Tensor,
-    dk: Tensor,
-    dv: Tensor,
-) -> None:
-    """Add one block's gradients to dq, dk, dv; probabilities are recomputed from the saved log-sum-exp.
-
-    Dao et al., arXiv 2205.14135.
-    """
-    qf = queries(qh, block)
-    hkv, f, n, lq, g, d = qf.shape
-    rows = block.rows.reshape(-1)
-    do = dout.index_select(1, rows)
-    if block.valid is not None:
-        keep = torch.zeros(rows.shape[0], device=do.device, dtype=do.dtype)
-        keep[block.valid] = 1
-        do = do * keep.view(1, -1, 1, 1)
-    delta = widen((do * out.index_select(1, rows)).sum(-1)).view(hkv, f, n, lq, g, 1)
-    norm = lse.index_select(1, rows).view(hkv, f, n, lq, g, 1)
-    kc, vc = gather(k, block.context, 1), gather(v, block.context, 1)
-    ko, vo = gather(k, block.own, 1), gather(v, block.own, 1)
-    sc, so = _scores(qf, kc, ko, block, scale)
-    dqf = torch.zeros_like(qf).view(hkv * f * n, lq * g, d)
-    for scores, key, value, index, batch in (
-        (so, ko, vo, block.own, hkv * f * n),
-        (sc, kc, vc, block.context, hkv * f),
-    ):
-        if not scores.shape[-1]:
-            continue
-        p = exp_(scores, norm)
-        dof, q2 = do.view(batch, -1, d), qf.reshape(batch, -1, d)
-        key, value = key.reshape(batch, -1, d), value.reshape(batch, -1, d)
-        dp = widen(torch.bmm(dof, value.transpose(1, 2))).view_as(p)
-        ds = dp.sub_(delta).mul_(p).mul_(scale).to(k.dtype).view(batch, -1, key.shape[1])
-        dqf += torch.bmm(ds, key).view_as(dqf)
-        flat = index.reshape(-1)
-        dk.index_add_(1, flat, torch.bmm(ds.transpose(1, 2), q2).reshape(hkv, -1, d).to(dk.dtype))
-        dv.index_add_(
-            1,
-            flat,
-            torch.bmm(p.to(v.dtype).view_as(ds).transpose(1, 2), dof).reshape(hkv, -1, d).to(dv.dtype),
-        )
-    dq.index_add_(1, rows, dqf.view(hkv, -1, g, d))
 
 
 class _TreeAttention(torch.autograd.Function):
@@ -177,15 +86,17 @@ class _TreeAttention(torch.autograd.Function):
         q, k, v, flat, lse = ctx.saved_tensors
         qh, out, dout = (heads_first(x.reshape(q.shape), k.shape[1]) for x in (q, flat, grads[0]))
         keys, values = _stores(ctx.past, k, v)
-        dq, dk, dv = torch.zeros_like(qh), torch.zeros_like(keys), torch.zeros_like(values)
+        wide = wide_dtype(qh.dtype)
+        dq, dk, dv = (torch.zeros_like(x, dtype=wide) for x in (qh, keys, values))
         for block in ctx.blocks:
-            _block_backward(block, ctx.scale, qh, keys, values, out, lse, dout, dq, dk, dv)
+            tiled_backward(block, ctx.scale, qh, keys, values, out, lse, dout, dq, dk, dv)
         dk, dv = dk.transpose(0, 1), dv.transpose(0, 1)
         if ctx.past is not None:
             first = ctx.past.rows
             ctx.past.add(dk[:first], dv[:first])
             dk, dv = dk[first:], dv[first:]
-        return dq.transpose(0, 1).reshape(q.shape), dk, dv, None, None, None, None
+        dq = dq.transpose(0, 1).reshape(q.shape)
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None, None
 
 
 def _stores(past: Past | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,9 @@ EXACT_TILE_BYTES = 64 << 20
 def exact_forward(
     qh: Tensor, k: Tensor, v: Tensor, block: AttentionBlock, scale: float, unit: int
 ) -> tuple[Tensor, Tensor]:
-    """As `_block_forward`, with one product per (row, key block): summation order depends on depth alone."""
+    """As `tree_tiles.tiled_forward`, with one product per (row, key block): the order of sums depends on
+    depth alone.
+    """
     qf = queries(qh, block)
     hkv, f, n, lq, g, d = qf.shape
     path, hidden = _paths(block, unit)

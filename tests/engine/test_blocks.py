@@ -35,6 +35,8 @@ def seen_by_row(stacked: list[AttentionBlock], unit: int = 1) -> dict[int, list[
                 far = far[~block.context_hidden[f]]
             if block.own_hidden is not None:
                 near = near[~block.own_hidden[f, n, q]]
+            if block.causal:
+                assert near.tolist() == own[f, n][: q + 1].tolist()
             out[row] = [*far.tolist(), *near.tolist()]
     return out
 
