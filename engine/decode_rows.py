@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from proactor.engine.blocks import Family, Index, Member, stack
+from proactor.engine.blocks import DECODE_OVERHEAD, Family, Index, Member, stack
 from proactor.engine.kept import KeptBlock
 from proactor.engine.step import Decode, Step
 from proactor.kernels.attention_block import AttentionBlock
@@ -47,7 +47,7 @@ def decode_blocks(decodes: Sequence[Decode], page_size: int) -> list[AttentionBl
             Member(np.asarray([i]), np.asarray(decodes[i].block_table[shared:], np.int64)) for i in rows
         ]
         families.append(Family(np.asarray(decodes[rows[0]].block_table[:shared], np.int64), members))
-    return stack(families, page_size)
+    return stack(families, page_size, DECODE_OVERHEAD)
 
 
 def shared_tokens(decodes: Sequence[Decode], page_size: int) -> Index:

@@ -92,7 +92,42 @@ def test_a_long_dialogue_makes_few_blocks() -> None:
     start = layout(tree).start
     made = stack(segment_families(tree_segments(tree, start)))
     assert seen_by_row(made) == expected(tree, start)
-    assert len(made) <= 10  # of 16 families
+    assert len(made) <= 11  # a turn each, and three of the trunk
+
+
+def test_a_trunk_is_one_run() -> None:
+    """Twelve turns of 20 tokens, two answers of 30 each: the trunk's rows stand together, answers in pairs."""
+    tree_groups = [
+        Group(
+            list(range(u)), [Sample(list(range(u)), [900 + u] * 30), Sample(list(range(u)), [901 + u] * 30)]
+        )
+        for u in range(20, 241, 20)
+    ]
+    tree = Tree(tree_groups)
+    start = layout(tree).start
+    families = segment_families(tree_segments(tree, start))
+    assert seen_by_row(stack(families)) == expected(tree, start)
+    shapes = sorted(family.shape[:2] for family in families)
+    assert shapes == [
+        (1, 13),
+        (1, 29),
+        (1, 256),
+        *[(2, 29)] * 11,
+    ]  # one answer of the last turn goes on from it
+
+
+def test_answers_of_very_different_context_are_not_padded_to_one() -> None:
+    """Pairs of padded blocks stay within a fifth of those that rows see, and an overhead a block."""
+    tree_groups = [
+        Group(list(range(u)), [Sample(list(range(u)), [2000] * 30)]) for u in range(100, 1501, 100)
+    ]
+    tree = Tree(tree_groups)
+    start = layout(tree).start
+    made = stack(segment_families(tree_segments(tree, start)))
+    answers = [block for block in made if block.rows.shape[2] <= 30]
+    padded = sum(b.rows.numel() * (b.context.shape[1] + b.own.shape[2]) for b in answers)
+    seen = sum(30 * (u + 30) for u in range(100, 1501, 100))
+    assert padded <= 1.2 * seen
 
 
 @settings(deadline=None, max_examples=50)
