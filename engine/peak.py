@@ -103,10 +103,10 @@ class Peak:
         return self.footprint.product + stream + max(mlp, attention)
 
     def _block(self, block: AttentionBlock) -> int:
-        """The backward of one attention block: a tile's scores, queries and keys gathered, gradients."""
+        """The backward of one attention block: a tile, queries and keys gathered, their gradients."""
         c, size = self.config, self.footprint.size
-        wide, half = max(size, 4), size if size < 4 else 0
+        wide = max(size, 4)
         queries = block.rows.numel() * c.num_heads * c.head_dim
         keys = 2 * (block.context.numel() + block.own.numel()) * c.num_kv_heads * c.head_dim
         scores = tile_scores(block, c.num_kv_heads, c.num_heads // c.num_kv_heads)
-        return scores * (3 * wide + 2 * half) + queries * 5 * wide + keys * (2 * wide + half)
+        return (3 * scores + 5 * queries + 2 * keys) * wide + (keys // 2) * (size if size < 4 else 0)

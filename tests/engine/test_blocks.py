@@ -96,12 +96,10 @@ def test_a_long_dialogue_makes_few_blocks() -> None:
 
 
 def test_a_trunk_is_one_run() -> None:
-    """Twelve turns of 20 tokens, two answers of 30 each: the trunk's rows stand together, answers in pairs."""
+    """Twelve turns of 20 tokens, two answers of 30 each: the trunk is one run, and answers go in pairs."""
+    trunk = list(range(240))
     tree_groups = [
-        Group(
-            list(range(u)), [Sample(list(range(u)), [900 + u] * 30), Sample(list(range(u)), [901 + u] * 30)]
-        )
-        for u in range(20, 241, 20)
+        Group(trunk[:u], [Sample(trunk[:u], [900 + i] * 30) for i in range(2)]) for u in range(20, 241, 20)
     ]
     tree = Tree(tree_groups)
     start = layout(tree).start
@@ -113,7 +111,7 @@ def test_a_trunk_is_one_run() -> None:
         (1, 29),
         (1, 256),
         *[(2, 29)] * 11,
-    ]  # one answer of the last turn goes on from it
+    ]  # the last turn's first answer goes on from it
 
 
 def test_answers_of_very_different_context_are_not_padded_to_one() -> None:
