@@ -197,10 +197,13 @@ class RewardModel:
         self.counters["questions"] += len(questions)
         return [yes - no for no, yes in zip(values[::2], values[1::2], strict=True)]
 
+    def odds(self, lines: Sequence[Judged]) -> list[float]:
+        """`log_odds` of each line's proposal."""
+        return self.log_odds([question(x.events, x.pred_task) for x in lines], [_stream(x) for x in lines])
+
     def judge(self, lines: Sequence[Judged]) -> list[bool]:
         """Whether it accepts each line's proposal."""
-        odds = self.log_odds([question(x.events, x.pred_task) for x in lines], [_stream(x) for x in lines])
-        return [value > 0 for value in odds]
+        return [value > 0 for value in self.odds(lines)]
 
     def _prompt(self, asked: str) -> list[int]:
         return self.engine.encode([{"role": "user", "content": asked}])
