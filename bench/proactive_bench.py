@@ -8,8 +8,8 @@ by lines would test on what was learned. The model learns the balanced lines of 
 a line that people accepted. Beside it stand the majority, always, a bag of words (`Discriminator` over the
 words of task and last event), and the model before training.
 
-A line is accepted at log-odds above 0, as a run does it. ``tuned``: the same metrics at the threshold that has
-the largest F1 on learned lines (``--tune`` of them). ``auc`` has no threshold: how often an accepted line
+A line is accepted at log-odds above 0, as a run does it. ``tuned``: the same metrics at the threshold that
+has the largest F1 on learned lines (``--tune`` of them). ``auc`` has no threshold: how often an accepted line
 scores above a rejected one, ties counting half.
 
 Prints a table, and what an update and a judged line took in processor seconds. Writes
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Scores:
-    """A system's scores of the learned lines that choose a threshold, and of the test lines; above 0: accepts."""
+    """Of a system: of the learned lines that choose a threshold, and of the test lines. Above 0: accepts."""
 
     tune: Sequence[float]
     test: Sequence[float]

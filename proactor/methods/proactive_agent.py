@@ -138,14 +138,29 @@ def _stream(line: Judged) -> str:
 
 class JudgeTraining(SFT):
     """How a reward model learns: ``steps`` updates on ``batch_lines`` of the balanced lines each, which go
-    round in an order drawn by ``seed``; ``limit``: the first so many lines of that order (None: all).
+    round in an order drawn by ``seed``; ``together``: so many lines of one stream follow each other there,
+    and its events are computed once for them; ``limit``: the first so many lines of that order (None: all).
     """
 
     lr: float = Field(default=2e-4, gt=0)
     steps: int = Field(default=60, ge=1)
     batch_lines: int = Field(default=32, ge=1)
+    together: int = Field(default=8, ge=1)
     limit: int | None = Field(default=None, ge=1)
     seed: int = 0
+
+
+def training_order(lines: Sequence[Judged], config: JudgeTraining) -> list[Judged]:
+    """The balanced lines in the order of their training."""
+    of_stream: dict[str, list[tuple[bytes, Judged]]] = {}
+    for place, line in enumerate(balanced(lines, config.seed)):
+        of_stream.setdefault(_stream(line), []).append((_hash(config.seed, place), line))
+    packs = []
+    for found in of_stream.values():
+        found.sort(key=lambda one: one[0])
+        packs += [found[first : first + config.together] for first in range(0, len(found), config.together)]
+    packs.sort(key=lambda pack: pack[0][0])
+    return [line for pack in packs for _, line in pack][: config.limit]
 
 
 class RewardModel:
@@ -166,9 +181,7 @@ class RewardModel:
             raise ProactorError(
                 "accept-reject model: all lines have the same judgement, nothing to tell apart"
             )
-        order = sorted(enumerate(balanced(lines, config.seed)), key=lambda one: _hash(config.seed, one[0]))
-        wanted = [line for _, line in order[: config.limit]]
-        losses = []
+        wanted, losses = training_order(lines, config), []
         for step in range(config.steps):
             first = step * config.batch_lines
             chosen = [wanted[(first + i) % len(wanted)] for i in range(min(config.batch_lines, len(wanted)))]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proactor.dialogue.event_streams import Judged
 from proactor.engine import Engine, LoRA, ProactorError
@@ -21,6 +24,7 @@ from proactor.methods.proactive_agent import (
     balanced,
     judge_counts,
     read_labelled,
+    training_order,
 )
 from tests.proactor.environments.test_event_streams import line, write
 from tests.proactor.training.episodes import events_folder
@@ -180,6 +184,27 @@ def test_log_odds_do_not_depend_on_what_is_asked_beside(learned: tuple[RewardMod
     together = model.log_odds(asked, ["s", "s", "t"])
     alone = [model.log_odds([one])[0] for one in asked]
     assert together == pytest.approx(alone, abs=1e-4) and len(set(alone)) == 3
+
+
+@settings(max_examples=30)
+@given(together=st.integers(1, 7), seed=st.integers(0, 3), limit=st.none() | st.integers(1, 40))
+def test_lines_of_one_stream_follow_each_other(together: int, seed: int, limit: int | None) -> None:
+    lines = [
+        Judged.model_validate(line(n, task, task == "good", s))
+        for s in "abc"
+        for n in (1, 2, 3)
+        for task in ("good", "bad")
+    ]
+    config = JudgeTraining(together=together, seed=seed, limit=limit)
+    order = training_order(lines, config)
+    whole = training_order(lines, JudgeTraining(together=together, seed=seed))
+    assert order == whole[:limit]
+    assert Counter(map(str, whole)) == Counter(map(str, balanced(lines, seed)))
+    runs = sum(a.events[0] != b.events[0] for a, b in itertools.pairwise(whole)) + 1
+    assert runs <= 3 * -(-6 // together)
+    assert training_order(lines, JudgeTraining(together=1, seed=0)) != training_order(
+        lines, JudgeTraining(together=1, seed=1)
+    )
 
 
 def test_lines_of_one_judgement_teach_nothing(learned: tuple[RewardModel, Any]) -> None:
