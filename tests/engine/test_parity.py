@@ -337,6 +337,6 @@ def test_resident_nf4_equals_the_dense_copy(tmp_path: Path) -> None:
         engine.reduce_gradients()
         results[resident] = torch.cat(scores), engine_gradients(engine), memory
     torch.testing.assert_close(results["nf4"][0], results["dense"][0], rtol=0, atol=1e-6)
-    assert largest_error(results["nf4"][1], results["dense"][1]) < 1e-6
+    assert largest_error(results["nf4"][1], results["dense"][1]) < 3e-6  # two orders of sums in float32
     # 4.1 bits a weight, and tables, of 32
     assert results["nf4"][2]["nf4"] < 0.2 * results["dense"][2]["dense"]
