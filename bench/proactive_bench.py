@@ -19,6 +19,7 @@ Prints a table, and what an update and a judged line took in processor seconds. 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,14 @@ import numpy as np
 from bench.records import add_results, say, stamp, write_record
 from proactor.dialogue.event_streams import Judged
 from proactor.engine import Engine, LoRA
-from proactor.methods.proactive_agent import JudgeTraining, RewardModel, balanced, judge_counts, read_labelled
+from proactor.methods.proactive_agent import (
+    JudgeTraining,
+    RewardModel,
+    balanced,
+    judge_counts,
+    read_labelled,
+    training_order,
+)
 from proactor.methods.stepagent import WORD, Discriminator, Features, place
 
 EPOCHS = 5
@@ -52,11 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     add_results(parser)
     options = parser.parse_args(arguments)
+    if options.tune < 1:
+        parser.error("--tune: at least one line")
     train, test, counts = read_labelled(options.data)
     if options.test is not None:
         test = random.Random(options.seed).sample(test, min(options.test, len(test)))
     say(f"{len(train)} lines to learn from, {len(test)} to test on, {dict(counts)}")
-    tune = random.Random(options.seed).sample(train, min(options.tune, len(train)))
+    training = JudgeTraining(
+        steps=options.steps, batch_lines=options.batch, limit=options.lines, seed=options.seed
+    )
+    learned = training_order(train, training)[: options.steps * options.batch]
+    tune = random.Random(options.seed).sample(learned, min(options.tune, len(learned)))
     systems = lines(train, tune, test, options.seed)
     engine = Engine.load(
         options.model, lora=LoRA(rank=16, alpha=32), seed=options.seed, dtype=options.dtype, kv_tokens=16384
@@ -65,9 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     began = time.process_time()
     systems["the model, untrained"] = Scores(judge.odds(tune), judge.odds(test))
     a_line = (time.process_time() - began) / (len(tune) + len(test))
-    training = JudgeTraining(
-        steps=options.steps, batch_lines=options.batch, limit=options.lines, seed=options.seed
-    )
     began = time.process_time()
     losses = judge.learn(train, training)
     an_update = (time.process_time() - began) / len(losses)
@@ -110,8 +121,10 @@ def best_threshold(valid: Sequence[bool], scores: Sequence[float]) -> float:
 
 
 def auc(valid: Sequence[bool], scores: Sequence[float]) -> float:
-    """How often an accepted line scores above a rejected one, ties counting half."""
+    """How often an accepted line scores above a rejected one, ties counting half; NaN without one of both."""
     accepted, found = np.array(valid), np.array(scores)
+    if accepted.all() or not accepted.any():
+        return math.nan
     apart = np.subtract.outer(found[accepted], found[~accepted])
     return float((apart > 0).mean() + (apart == 0).mean() / 2)
 

@@ -98,15 +98,15 @@ class Peak:
         blocks = stack(segment_families(one.segments, one.past))
         largest = max((self._block(block) for block in blocks), default=0)
         wide = max(size, 4)  # sums of half types
-        own = one.rows * q * (3 * size + 2 * wide) + 2 * (one.past + one.rows) * kv * (size + wide)
-        attention = own + largest
+        own = one.rows * q * (3 * size + wide) + 2 * (one.past + one.rows) * kv * (size + wide)
+        attention = own + max(largest, one.rows * q * wide)  # at the end dq once more
         return self.footprint.product + stream + max(mlp, attention)
 
     def _block(self, block: AttentionBlock) -> int:
-        """The backward of one attention block: a tile, queries and keys gathered, their gradients."""
-        c, size = self.config, self.footprint.size
-        wide = max(size, 4)
+        """The backward of one attention block: a tile, queries and keys gathered, their gradients, a mask."""
+        c, wide = self.config, max(self.footprint.size, 4)
         queries = block.rows.numel() * c.num_heads * c.head_dim
         keys = 2 * (block.context.numel() + block.own.numel()) * c.num_kv_heads * c.head_dim
         scores = tile_scores(block, c.num_kv_heads, c.num_heads // c.num_kv_heads)
-        return (3 * scores + 5 * queries + 2 * keys) * wide + (keys // 2) * (size if size < 4 else 0)
+        mask = block.rows.numel() * block.own.shape[-1]
+        return (3 * scores + 3 * queries + 2 * keys + mask) * wide

@@ -15,16 +15,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from proactor.kernels.precision import exp_
+from proactor.kernels.precision import additive, exp_
 
 
 def additive_mask(hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    """Mask [N, 1, 1, L] to be added to scores, of bool [N, L], True for hidden keys.
-
-    Not -inf: a row that sees no key of one part has a finite sum there, and weight 0 beside the other.
-    """
-    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min / 2)
-    return mask[:, None, None]
+    """`precision.additive` as [N, 1, 1, L], of bool [N, L]."""
+    return additive(hidden, dtype)[:, None, None]
 
 
 def decode_attention(

@@ -22,6 +22,16 @@ def widen(x: Tensor) -> Tensor:
     return x.to(wide_dtype(x.dtype))
 
 
+def additive(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of ``hidden``'s shape to add to scores: 0, and next to -inf where it is True.
+
+    Not -inf: a row that sees no key of one part has a finite sum there, and weight 0 beside the other.
+    """
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(
+        hidden, torch.finfo(dtype).min / 2
+    )
+
+
 def exp_(scores: Tensor, top: Tensor) -> Tensor:
     """exp(scores - top) in place, ``top`` the largest score of a row or its log-sum-exp.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from proactor.kernels.attention_block import AttentionBlock, queries
-from proactor.kernels.precision import wide_dtype, widen
+from proactor.kernels.precision import widen
 
 EXACT_BLOCK = 32
 EXACT_TILE_BYTES = 64 << 20
@@ -18,20 +18,19 @@ def exact_forward(
     """As `tree_tiles.tiled_forward`, with one product per (row, key block): the order of sums depends on
     depth alone.
     """
-    qf = queries(qh, block)
+    qf = widen(queries(qh, block))
     hkv, f, n, lq, g, d = qf.shape
     path, hidden = _paths(block, unit)
     length = path.shape[-1]
-    out, lse = qf.new_empty(hkv, f * n, lq, g, d), qf.new_empty(hkv, f * n, lq, g, dtype=wide_dtype(qf.dtype))
+    out, lse = qf.new_empty(hkv, f * n, lq, g, d), qf.new_empty(hkv, f * n, lq, g)
     qm = qf.reshape(hkv, f * n, lq, g, d)
     tile = max(1, EXACT_TILE_BYTES // max(1, hkv * f * n * length * d * 4))
-    kp, vp = k.index_select(1, path.reshape(-1)), v.index_select(1, path.reshape(-1))
-    kp, vp = kp.view(hkv, f * n, 1, length, d), vp.view(hkv, f * n, 1, length, d)
+    kp, vp = (widen(x.index_select(1, path.reshape(-1))).view(hkv, f * n, 1, length, d) for x in (k, v))
     vp.masked_fill_(hidden.all(1)[None, :, None, :, None], 0)
     for start in range(0, lq, tile):
         rows = slice(start, min(lq, start + tile))
         out[:, :, rows], lse[:, :, rows] = _exact_tile(qm[:, :, rows], kp, vp, hidden[:, rows], scale)
-    return out.reshape(hkv, -1, g, d), lse.reshape(hkv, -1, g)
+    return out.to(v.dtype).reshape(hkv, -1, g, d), lse.reshape(hkv, -1, g)
 
 
 def _paths(block: AttentionBlock, unit: int) -> tuple[Tensor, Tensor]:
@@ -72,21 +71,19 @@ def _exact_tile(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float) -
         return out[:, :1], lse[:, :1]
     flat = q.reshape(-1, g, d)
     count = flat.shape[0]
-    top = flat.new_full((count, g, 1), float("-inf"), dtype=wide_dtype(flat.dtype))
-    total = torch.zeros_like(top)
-    acc = flat.new_zeros((count, g, d), dtype=top.dtype)
+    top = flat.new_full((count, g, 1), float("-inf"))
+    total, acc = torch.zeros_like(top), torch.zeros_like(flat)
     for start in range(0, k.shape[3], EXACT_BLOCK):
         keys = slice(start, start + EXACT_BLOCK)
         kb = k[:, :, :, keys].expand(hkv, b, r, EXACT_BLOCK, d).reshape(count, EXACT_BLOCK, d)
         vb = v[:, :, :, keys].expand(hkv, b, r, EXACT_BLOCK, d).reshape(count, EXACT_BLOCK, d)
-        s = widen(torch.bmm(flat, kb.transpose(1, 2))) * scale
+        s = torch.bmm(flat, kb.transpose(1, 2)) * scale
         masked = hidden[None, :, :, None, keys].expand(hkv, b, r, 1, EXACT_BLOCK)
         s = s.masked_fill(masked.reshape(count, 1, EXACT_BLOCK), float("-inf"))
         new_top = torch.maximum(top, s.amax(-1, keepdim=True))
         p = (s - new_top).exp()
         keep = (top - new_top).exp()
         total = total * keep + p.sum(-1, keepdim=True)
-        acc = acc * keep + widen(torch.bmm(p.to(v.dtype), vb))
+        acc = acc * keep + torch.bmm(p, vb)
         top = new_top
-    out = (acc / total).to(v.dtype)
-    return out.view(hkv, b, r, g, d), (top + total.log()).view(hkv, b, r, g)
+    return (acc / total).view(hkv, b, r, g, d), (top + total.log()).view(hkv, b, r, g)

@@ -159,7 +159,7 @@ def training_order(lines: Sequence[Judged], config: JudgeTraining) -> list[Judge
     for found in of_stream.values():
         found.sort(key=lambda one: one[0])
         packs += [found[first : first + config.together] for first in range(0, len(found), config.together)]
-    packs.sort(key=lambda pack: pack[0][0])
+    packs.sort(key=lambda pack: hashlib.blake2b(b"pack" + pack[0][0]).digest())
     return [line for pack in packs for _, line in pack][: config.limit]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ def test_area_under_the_curve() -> None:
     assert auc([True, True, False, False], [3, 1, 2, 0]) == 0.75
     assert auc([True, False, False], [0, 0, 0]) == 0.5
     assert auc([True, False], [-1, 1]) == 0
+    assert math.isnan(auc([True, True], [0, 1]))
 
 
 def test_the_threshold_has_the_largest_f1() -> None:

@@ -60,7 +60,7 @@ def rows_of(tree: Tree, start: dict[int, int], node: int) -> list[int]:
     return list(range(start[node], start[node] + len(tree.nodes[node].ids)))
 
 
-CHUNKS = [(3, 0), (3, 10**9), (256, 0), (256, 40_000), (8, 200)]
+CHUNKS = [(3, 0), (3, 10**9), (256, 0), (256, blocks.OVERHEAD), (8, 200)]
 
 
 @pytest.mark.parametrize("chunk,overhead", CHUNKS)

@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from proactor.engine.blocks import segment_families, stack
+from proactor.engine.segments import Segment
 from proactor.kernels import tree_tiles
 from proactor.kernels.attention_block import AttentionBlock
+from proactor.kernels.past import Past
+from proactor.kernels.precision import wide_dtype
 from proactor.kernels.tree_attention import attend, attention_reference, tree_attention
 from proactor.kernels.tree_exact import EXACT_BLOCK
 
@@ -109,6 +113,48 @@ def test_tiles_change_nothing(
     cut = tree_attention(*tensors, case.blocks, 0.3)
     for mine, reference in zip([cut, *torch.autograd.grad(cut, tensors, grad)], expected, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-11)
+
+
+TREE = [Segment(0, 9, -1), Segment(9, 3, 0), Segment(12, 7, 0), Segment(19, 5, 2), Segment(24, 1, 2)]
+
+
+@pytest.mark.parametrize("origin", [0, 9])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-11), (torch.bfloat16, 6e-3)])
+def test_a_tree_of_unequal_answers_in_small_tiles(
+    dtype: torch.dtype, error: float, origin: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padding rows, runs that are cut, and rows of an earlier pass whose gradients are added to its own."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(tree_tiles, "TILE", 40)
+    monkeypatch.setattr(tree_tiles, "LEAST_ROWS", 2)
+    blocks = stack(segment_families(TREE, origin), overhead=10**9)
+    assert any(block.valid is not None for block in blocks) and all(block.causal for block in blocks)
+    q, k, v = (torch.randn(25, heads, 8).to(dtype) for heads in (4, 2, 2))
+    leaves = [t.detach().requires_grad_() for t in (q[origin:], k[origin:], v[origin:])]
+    wide = wide_dtype(dtype)
+    sums = torch.zeros(origin, 2, 8, dtype=wide), torch.zeros(origin, 2, 8, dtype=wide)
+    past = Past(k[:origin], v[:origin], sums) if origin else None
+    ours = tree_attention(leaves[0], leaves[1], leaves[2], blocks, 0.3, past=past)
+    exact = [t.double().requires_grad_() for t in (q, k, v)]
+    visible = torch.zeros(25, 25, dtype=torch.bool)
+    for first, length, parent in TREE:
+        rows = slice(first, first + length)
+        visible[rows, rows] = torch.ones(length, length, dtype=torch.bool).tril()
+        if parent >= 0:
+            above = TREE[parent].start + TREE[parent].length - 1
+            visible[rows, : above + 1] |= visible[above, : above + 1]
+    dense = attention_reference(exact[0], exact[1], exact[2], visible, 0.3)[origin:]
+    grad = torch.randn_like(dense).to(dtype)
+    dq, dk, dv = torch.autograd.grad(ours, leaves, grad)
+    wanted = torch.autograd.grad(dense, exact, grad.double())
+    whole = torch.cat([sums[0], dk.to(wide)]), torch.cat([sums[1], dv.to(wide)])
+    for mine, reference in (
+        (ours, dense),
+        (dq, wanted[0][origin:]),
+        (whole[0], wanted[1]),
+        (whole[1], wanted[2]),
+    ):
+        assert float((mine.double() - reference).norm() / reference.norm()) < error
 
 
 def test_the_largest_tile_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,11 +285,12 @@ def test_large_scores_stay_finite(exact: bool) -> None:
     assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(ours.sum(), [q, k, v]))
 
 
-def test_half_precision_gradients() -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_half_precision_gradients(exact: bool) -> None:
     case = Case("several blocks", (4, 2, 16))
     q, k, v = case.tensors(torch.float32)
     halves = [t.detach().bfloat16().requires_grad_() for t in (q, k, v)]
-    ours = tree_attention(halves[0], halves[1], halves[2], case.blocks, 0.25)
+    ours = tree_attention(halves[0], halves[1], halves[2], case.blocks, 0.25, exact)
     dense = attention_reference(q, k, v, case.visible, 0.25)
     assert ours.dtype == torch.bfloat16
     grad = torch.randn_like(dense)
@@ -252,13 +299,14 @@ def test_half_precision_gradients() -> None:
         assert float((mine.float() - reference).norm() / reference.norm()) < 1e-2
 
 
-def test_scores_are_not_rounded_to_a_half_type() -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_scores_are_not_rounded_to_a_half_type(exact: bool) -> None:
     """Scores of tens: rounded to bfloat16, weights would err by several percent."""
     case = Case("longer than a block of keys", (4, 2, 16))
     q, k, v = (t.detach() for t in case.tensors())
     halves = [t.bfloat16().requires_grad_() for t in (q * 32, k, v)]
     wide = [t.detach().double().requires_grad_() for t in halves]
-    ours = tree_attention(halves[0], halves[1], halves[2], case.blocks, 0.5)
+    ours = tree_attention(halves[0], halves[1], halves[2], case.blocks, 0.5, exact)
     dense = attention_reference(wide[0], wide[1], wide[2], case.visible, 0.5)
     grad = torch.randn_like(dense).bfloat16()
     [dv], [reference] = (
