@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="folder or hub id")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch", type=int, default=32, help="lines of an update")
+    parser.add_argument("--together", type=int, default=8, help="lines of one stream that follow each other")
     parser.add_argument("--lines", type=int, help="learn from the first so many of the balanced lines")
     parser.add_argument("--test", type=int, help="test on so many of the held-out lines, drawn by the seed")
     parser.add_argument("--tune", type=int, default=200, help="learned lines that choose a threshold")
@@ -67,7 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         test = random.Random(options.seed).sample(test, min(options.test, len(test)))
     say(f"{len(train)} lines to learn from, {len(test)} to test on, {dict(counts)}")
     training = JudgeTraining(
-        steps=options.steps, batch_lines=options.batch, limit=options.lines, seed=options.seed
+        steps=options.steps,
+        batch_lines=options.batch,
+        together=options.together,
+        limit=options.lines,
+        seed=options.seed,
     )
     learned = training_order(train, training)[: options.steps * options.batch]
     tune = random.Random(options.seed).sample(learned, min(options.tune, len(learned)))

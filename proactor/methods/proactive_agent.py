@@ -145,7 +145,7 @@ class JudgeTraining(SFT):
     lr: float = Field(default=2e-4, gt=0)
     steps: int = Field(default=60, ge=1)
     batch_lines: int = Field(default=32, ge=1)
-    together: int = Field(default=8, ge=1)
+    together: int = Field(default=1, ge=1)
     limit: int | None = Field(default=None, ge=1)
     seed: int = 0
 
@@ -157,9 +157,9 @@ def training_order(lines: Sequence[Judged], config: JudgeTraining) -> list[Judge
         of_stream.setdefault(_stream(line), []).append((_hash(config.seed, place), line))
     packs = []
     for found in of_stream.values():
-        found.sort(key=lambda one: one[0])
+        found.sort(key=lambda one: hashlib.blake2b(b"pack" + one[0]).digest())
         packs += [found[first : first + config.together] for first in range(0, len(found), config.together)]
-    packs.sort(key=lambda pack: hashlib.blake2b(b"pack" + pack[0][0]).digest())
+    packs.sort(key=lambda pack: pack[0][0])
     return [line for pack in packs for _, line in pack][: config.limit]
 
 
