@@ -74,7 +74,7 @@ def calibrate(
     check_split(split)
     allowed = settings.eval.budget if budget is None else budget
     from proactor.calibration.store import save_probabilities
-    from proactor.calibration.tradeoff import save_trade_offs, threshold_text, trade_off_table
+    from proactor.calibration.tradeoff import save_trade_offs
     from proactor.engine import atomic_file
     from proactor.training.evaluation_files import calibration_file
 
@@ -92,8 +92,16 @@ def calibrate(
             atomic_file(thresholds_file, (thresholds.model_dump_json(indent=1) + "\n").encode())
             save_trade_offs(trade_offs_file, trade_offs)
             save_probabilities(probabilities_file, shown)
-    if console.quiet:
-        return
+    if not console.quiet:
+        _say(thresholds, trade_offs, split_dev, exact, trade_offs_file)
+
+
+def _say(
+    thresholds: Thresholds, trade_offs: TradeOffs, split_dev: str, exact: bool, trade_offs_file: Path
+) -> None:
+    """Print the table, the thresholds and where they went; a warning where they allow no fire."""
+    from proactor.calibration.tradeoff import threshold_text, trade_off_table
+
     console.print(trade_off_table(trade_offs))
     fires = sum(t <= 1 for t in thresholds.tools.values())
     if not fires and thresholds.default > 1:

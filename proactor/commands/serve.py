@@ -61,18 +61,14 @@ def serve(
 
     Of a run on dialogues the agent is served too (/v1/agent/observe), unless its adapter may be swapped.
     """
-    try:
-        from proactor.server.app import create_app
-        from proactor.server.run import bind, make_room, run
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in EXTRA:
-            raise
-        raise UsageError(f"serve: {error.name} is missing: pip install 'proactor[serve]'") from None
+    _find_extra()
     from proactor.event_loop import BackgroundLoop
+    from proactor.server.app import create_app
     from proactor.server.keys import Keys
     from proactor.server.limits import Limits
     from proactor.server.models import Models
     from proactor.server.opening import Opening
+    from proactor.server.run import bind, make_room, run
     from proactor.server.serving import Serving
 
     limits = Limits(
@@ -87,13 +83,7 @@ def serve(
     )
     keys = Keys.read(key_file, key_env)
     opening = Opening.of(target, adapter or [], overrides or [])
-    if adapters_from is not None and (opening.folder is None or not adapters_from.is_dir()):
-        what = "no adapter to swap: give --adapter" if opening.folder is None else "no such folder"
-        raise UsageError(f"--adapters-from {adapters_from}: {what}")
-    if opening.adapter == (name or opening.base):
-        raise UsageError(
-            f"the model and its adapter are both named {opening.adapter!r}: --name gives another"
-        )
+    _check_adapters(opening, name or opening.base, adapters_from)
     make_room(limits)
     bound = bind(host, port, bool(keys))  # before the model is loaded: a port that is taken is known at once
     with terminal() as ui:
@@ -113,6 +103,27 @@ def serve(
     home.close()
     console.print("served; all requests have ended", markup=False)
     engine.release()
+
+
+def _find_extra() -> None:
+    """Raise UsageError where a package of the extra ``serve`` is missing."""
+    try:
+        from proactor.server import app, run  # noqa: F401
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in EXTRA:
+            raise
+        raise UsageError(f"serve: {error.name} is missing: pip install 'proactor[serve]'") from None
+
+
+def _check_adapters(opening: Opening, model: str, adapters_from: Path | None) -> None:
+    """Raise UsageError for a folder of adapters without use, or one name for model and adapter."""
+    if adapters_from is not None and (opening.folder is None or not adapters_from.is_dir()):
+        what = "no adapter to swap: give --adapter" if opening.folder is None else "no such folder"
+        raise UsageError(f"--adapters-from {adapters_from}: {what}")
+    if opening.adapter == model:
+        raise UsageError(
+            f"the model and its adapter are both named {opening.adapter!r}: --name gives another"
+        )
 
 
 def _agent_routers(opening: Opening, engine: Engine, home: BackgroundLoop, limits: Limits) -> list[APIRouter]:

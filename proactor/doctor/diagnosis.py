@@ -20,6 +20,7 @@ RULES: tuple[Rule, ...] = (
     reward_rules.judge_without_spread,
     reward_rules.judge_disagrees,
     update_rules.memorised,
+    sampling_rules.learns_silence,
     sampling_rules.without_spread,
     update_rules.nothing_moves,
     update_rules.diverged,

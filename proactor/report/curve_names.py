@@ -72,6 +72,14 @@ KNOWN: tuple[tuple[str, str, str, str], ...] = (
         "Groups without spread",
         "all samples scored the same: nothing to learn from",
     ),
+    (r"acts/ready", DECISIVE, "Acts where it should", "share of the answers, where an action is ready"),
+    (r"acts/not_ready", DECISIVE, "Acts where it should not", "share of the answers, where none is ready"),
+    (
+        r"pull/.*",
+        "Reward parts",
+        "",
+        "advantages of answers that act, over the samples: below 0 they teach waiting",
+    ),
     (r"grpo/loss", "Health", "Policy loss", "its value says little: near 0 by construction"),
     (
         r"parts?[/_.].*_within",

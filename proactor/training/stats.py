@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsFloat, cast
 
+from proactor.dialogue.decisions import Decision
+from proactor.dialogue.dialogue import Status
+from proactor.dialogue.prompt import target, unknowable
+from proactor.engine import Sample
 from proactor.ruler import RankAgreement, compare_rankings, spread
 from proactor.training.answers import AnswerGroup
 
@@ -18,6 +22,10 @@ def reward_statistics(gather: Callable[[Any], list[Any]], groups: Sequence[Answe
       ``_within``: its mean deviation inside a group, the only spread that gives gradient.
     - ``unparsed_share``: answers not parsed in full; ``unread/<reason>``: their unread pieces, and in graph
       mode ``unread_graph/<reason>`` those of state graphs.
+    - ``acts/ready``, ``acts/not_ready``: share of the answers that act (with a READY action) where an action
+      is ready, and where none is; decisions that nobody can judge are left out.
+    - ``pull/ready``, ``pull/not_ready``: the sum of those answers' advantages, divided by the samples.
+      Both together are the update's pull toward acting: below 0 it teaches waiting.
     - ``samples``, ``groups``, ``tokens_sampled``; ``groups_dropped``: groups that the reward dropped. Those
       count in ``tokens_sampled`` too, and nowhere else.
     """
@@ -30,6 +38,10 @@ def reward_statistics(gather: Callable[[Any], list[Any]], groups: Sequence[Answe
         row[f"parts/{name}_std"] = math.sqrt(max(0.0, sums[f"square/{name}"] / samples - mean * mean))
         row[f"parts/{name}_within"] = sums[f"within/{name}"] / count
     row |= {k: float(v) for k, v in sorted(sums.items()) if k.startswith(("unread/", "unread_graph/"))}
+    for kind in ("ready", "not_ready"):
+        if answers := sums[f"answers/{kind}"]:
+            row[f"acts/{kind}"] = sums[f"acts/{kind}"] / answers
+            row[f"pull/{kind}"] = sums[f"advantage/{kind}"] / samples
     row |= {name: float(sums[name]) for name in ("samples", "groups", "groups_dropped", "tokens_sampled")}
     return row
 
@@ -42,11 +54,17 @@ def _sums(groups: Iterable[AnswerGroup]) -> dict[str, float]:
             sums["tokens_sampled"] += sum(len(s.token_ids) for s in group.group.samples)
             continue
         sums["groups"] += 1
+        kind = _kind(group.decision)
         values: dict[str, list[float]] = {}
         for answer in group.answers:
             sums["samples"] += 1
             sums["tokens_sampled"] += len(answer.sample.token_ids)
             sums["unparsed"] += not answer.parsed.ok
+            if kind is not None:
+                acts = any(action.status is Status.READY for action in answer.parsed.actions)
+                sums[f"answers/{kind}"] += 1
+                sums[f"acts/{kind}"] += acts
+                sums[f"advantage/{kind}"] += acts * _number(answer.sample)
             for reason, pieces in answer.parsed.unread.items():
                 sums[f"unread/{reason}"] += pieces
             for reason, pieces in answer.unread_graph.items():
@@ -58,6 +76,19 @@ def _sums(groups: Iterable[AnswerGroup]) -> dict[str, float]:
             sums[f"square/{name}"] += sum(v * v for v in column)
             sums[f"within/{name}"] += _deviation(column)
     return dict(sums)
+
+
+def _kind(decision: Decision) -> str | None:
+    """Whether an action is "ready" at a decision, or "not_ready"; None where nobody knows."""
+    dialogue, turn, board = decision.dialogue, decision.turn, decision.board
+    if unknowable(dialogue, turn, board):
+        return None
+    return "ready" if target(dialogue, turn, board, pending=False) else "not_ready"
+
+
+def _number(sample: Sample) -> float:
+    """The one advantage of a sample; 0 where it was not trained."""
+    return 0.0 if sample.advantage is None else float(cast(SupportsFloat, sample.advantage))
 
 
 def _add_ranks(ranks: Iterable[Mapping[str, float]]) -> defaultdict[str, float]:

@@ -149,6 +149,18 @@ def with_checks(facts: Facts, value: float) -> Facts:
     return replace(facts, rows=tuple(edited(row) for row in facts.rows))
 
 
+def silenced(facts: Facts, before: float = 0.5, after: float = 0.3) -> Facts:
+    """A run whose updates pull away from acting; its recall on dev goes from ``before`` to ``after``."""
+    pulls = {"pull/ready": 0.08, "pull/not_ready": -0.19, "acts/ready": 0.45, "acts/not_ready": 0.23}
+    edited = with_steps(facts, **pulls)
+    checks = [i for i, row in enumerate(edited.rows) if row["kind"] == "eval"]
+    rows = [
+        {**row, "eval_recall": before if i == checks[0] else after} if i in checks else row
+        for i, row in enumerate(edited.rows)
+    ]
+    return replace(edited, rows=tuple(rows))
+
+
 def with_config(facts: Facts, **sections: Any) -> Facts:
     merged = {k: {**(facts.record.config.get(k) or {}), **v} for k, v in sections.items()}
     return replace(facts, record=replace(facts.record, config={**facts.record.config, **merged}))
@@ -187,6 +199,12 @@ EDITS: dict[str, tuple[Callable[[Facts], Facts], str, str]] = {
     "form, taught": (
         lambda f: with_config(with_steps(f, unparsed_share=0.9), sft={"max_steps": 40}),
         "unparsed",
+        "sft.max_steps=80",
+    ),
+    "silence": (silenced, "learns silence", "grpo.sampling.temperature=0.5, or a longer supervised stage"),
+    "silence, cold": (
+        lambda f: with_config(silenced(f), grpo={"sampling": {"temperature": 0.5}}, sft={"max_steps": 40}),
+        "learns silence",
         "sft.max_steps=80",
     ),
     "nan": (lambda f: with_steps(f, 5, nonfinite_gradient=1.0), "gradient not finite", "grpo.lr=0.001"),
@@ -294,6 +312,12 @@ def test_records_that_are_broken_are_told_so(healthy: Facts, name: str) -> None:
     edit, finding, remedy = EDITS[name]
     findings = found(edit(healthy))
     assert findings[finding].remedy.startswith(remedy), findings
+
+
+def test_a_run_that_goes_on_acting_has_not_learnt_silence(healthy: Facts) -> None:
+    assert "learns silence" not in found(silenced(healthy, 0.5, 0.45)), "recall hardly fell"
+    drawn = with_steps(silenced(healthy), **{"pull/ready": 0.2})
+    assert "learns silence" not in found(drawn), "the pull was toward acting"
 
 
 @pytest.mark.parametrize("name", WORLDS)

@@ -1,4 +1,4 @@
-"""What a step tells about its judge, over ranks and with dropped groups."""
+"""What a step tells about its judge and its answers that act, over ranks and with dropped groups."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from proactor.dialogue import Dialogue, Turn
-from proactor.dialogue.board import EMPTY
+from proactor.dialogue import Action, Dialogue, Reference, Status, Turn
+from proactor.dialogue.board import EMPTY, Board
 from proactor.dialogue.decisions import Decision
+from proactor.dialogue.matching import Timing
 from proactor.dialogue.parse import Parsed
 from proactor.engine import Group, Sample
 from proactor.training.answers import Answer, AnswerGroup
@@ -72,3 +73,41 @@ def test_dropped_groups_are_counted_and_no_part_of_the_means() -> None:
     assert (stats["groups"], stats["groups_dropped"], stats["samples"]) == (1.0, 1.0, 2.0)
     assert stats["parts/ruler"] == 0.5 and stats["parts/ruler_within"] == 0.5
     assert stats["tokens_sampled"] == 10.0 and stats["unparsed_share"] == 0.0
+
+
+BOOK = Reference(id="r", name="book", coverage=(1, 3), ready=(3, 3))
+LONGER = Dialogue(
+    id="d",
+    turns=tuple(Turn(index=i, speaker="user" if i % 2 else "agent", text="hi") for i in range(1, 6)),
+    references=(BOOK,),
+)
+
+
+def answered(turn: int, *answers: tuple[Status | None, float | None], board: Board = EMPTY) -> AnswerGroup:
+    """A group at a turn of `LONGER`, by (status of the one action or None, advantage)."""
+    read = [Parsed(() if status is None else (Action(name="book", status=status),)) for status, _ in answers]
+    samples = [Sample([1], [2], reward=0.0, advantage=advantage) for _, advantage in answers]
+    listed = [Answer(sample, parsed) for sample, parsed in zip(samples, read, strict=True)]
+    return AnswerGroup(Decision(LONGER, turn, board, [1]), Group([1], samples), listed)
+
+
+def test_answers_that_act_are_told_apart_by_what_is_ready() -> None:
+    fired = Board(fired={"r": Timing.ON_TIME})
+    stats = reward_statistics(
+        alone,
+        [
+            answered(3, (Status.READY, 1.0), (None, -1.0)),
+            answered(1, (Status.READY, -2.0), (None, 0.5), (Status.PENDING, 0.75), (None, None)),
+            answered(3, (Status.READY, -0.5), (None, 0.5), board=fired),
+        ],
+    )
+    assert (stats["acts/ready"], stats["acts/not_ready"]) == (1 / 2, 2 / 6)
+    assert (stats["pull/ready"], stats["pull/not_ready"]) == (1.0 / 8, -2.5 / 8)
+
+
+def test_decisions_that_nobody_can_judge_are_left_out() -> None:
+    unknown = LONGER.model_copy(update={"references": (BOOK.model_copy(update={"ready": None}),)})
+    group = answered(3, (Status.READY, 1.0))
+    group.decision = Decision(unknown, 3, EMPTY, [1])
+    stats = reward_statistics(alone, [group])
+    assert not [key for key in stats if key.startswith(("acts/", "pull/"))]
