@@ -93,10 +93,10 @@ def calibrate(
             save_trade_offs(trade_offs_file, trade_offs)
             save_probabilities(probabilities_file, shown)
     if not console.quiet:
-        _say(thresholds, trade_offs, split_dev, exact, trade_offs_file)
+        _print_result(thresholds, trade_offs, split_dev, exact, trade_offs_file)
 
 
-def _say(
+def _print_result(
     thresholds: Thresholds, trade_offs: TradeOffs, split_dev: str, exact: bool, trade_offs_file: Path
 ) -> None:
     """Print the table, the thresholds and where they went; a warning where they allow no fire."""

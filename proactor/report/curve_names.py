@@ -72,8 +72,8 @@ KNOWN: tuple[tuple[str, str, str, str], ...] = (
         "Groups without spread",
         "all samples scored the same: nothing to learn from",
     ),
-    (r"acts/ready", DECISIVE, "Acts where it should", "share of the answers, where an action is ready"),
-    (r"acts/not_ready", DECISIVE, "Acts where it should not", "share of the answers, where none is ready"),
+    (r"acts/ready", DECISIVE, "Acts, an action is ready", "share of the answers at such decisions"),
+    (r"acts/not_ready", DECISIVE, "Acts, none is ready", "share of the answers at such decisions"),
     (
         r"pull/.*",
         "Reward parts",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from proactor.training.record import RunRecord
 
-_TRAINING = re.compile(r"reward(_.*|/.*)?|parts?[/_.].*|coef[/_].*|judge[/_]spread|advantage.*")
+_TRAINING = re.compile(r"reward(_.*|/.*)?|parts?[/_.].*|coef[/_].*|judge[/_]spread|advantage.*|pull/.*")
 _EVALUATION = re.compile(r"eval[/_](turn_)?reward.*")
 """Keys of metrics.jsonl, without ``train/``, whose values are in units of a reward."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, SupportsFloat, cast
+from typing import Any, Literal, SupportsFloat, cast
 
 from proactor.dialogue.decisions import Decision
 from proactor.dialogue.dialogue import Status
@@ -23,9 +23,10 @@ def reward_statistics(gather: Callable[[Any], list[Any]], groups: Sequence[Answe
     - ``unparsed_share``: answers not parsed in full; ``unread/<reason>``: their unread pieces, and in graph
       mode ``unread_graph/<reason>`` those of state graphs.
     - ``acts/ready``, ``acts/not_ready``: share of the answers that act (with a READY action) where an action
-      is ready, and where none is; decisions that nobody can judge are left out.
-    - ``pull/ready``, ``pull/not_ready``: the sum of those answers' advantages, divided by the samples.
-      Both together are the update's pull toward acting: below 0 it teaches waiting.
+      is ready, and where none is. Decisions at which an unknown window may be right are left out.
+    - ``pull/ready``, ``pull/not_ready``: the sum of those answers' advantages, divided by the samples. Where
+      those of a group add up to 0, both together are the update's pull toward acting: below 0 it teaches
+      waiting.
     - ``samples``, ``groups``, ``tokens_sampled``; ``groups_dropped``: groups that the reward dropped. Those
       count in ``tokens_sampled`` too, and nowhere else.
     """
@@ -64,7 +65,7 @@ def _sums(groups: Iterable[AnswerGroup]) -> dict[str, float]:
                 acts = any(action.status is Status.READY for action in answer.parsed.actions)
                 sums[f"answers/{kind}"] += 1
                 sums[f"acts/{kind}"] += acts
-                sums[f"advantage/{kind}"] += acts * _number(answer.sample)
+                sums[f"advantage/{kind}"] += acts * _advantage(answer.sample)
             for reason, pieces in answer.parsed.unread.items():
                 sums[f"unread/{reason}"] += pieces
             for reason, pieces in answer.unread_graph.items():
@@ -78,15 +79,15 @@ def _sums(groups: Iterable[AnswerGroup]) -> dict[str, float]:
     return dict(sums)
 
 
-def _kind(decision: Decision) -> str | None:
-    """Whether an action is "ready" at a decision, or "not_ready"; None where nobody knows."""
+def _kind(decision: Decision) -> Literal["ready", "not_ready"] | None:
+    """Whether an action is ready at a decision; None where an unknown window may be."""
     dialogue, turn, board = decision.dialogue, decision.turn, decision.board
     if unknowable(dialogue, turn, board):
         return None
     return "ready" if target(dialogue, turn, board, pending=False) else "not_ready"
 
 
-def _number(sample: Sample) -> float:
+def _advantage(sample: Sample) -> float:
     """The one advantage of a sample; 0 where it was not trained."""
     return 0.0 if sample.advantage is None else float(cast(SupportsFloat, sample.advantage))
 

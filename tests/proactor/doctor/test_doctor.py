@@ -201,7 +201,11 @@ EDITS: dict[str, tuple[Callable[[Facts], Facts], str, str]] = {
         "unparsed",
         "sft.max_steps=80",
     ),
-    "silence": (silenced, "learns silence", "grpo.sampling.temperature=0.5, or a longer supervised stage"),
+    "silence": (
+        silenced,
+        "learns silence",
+        "grpo.sampling.temperature=0.5, or a start that was trained for longer",
+    ),
     "silence, cold": (
         lambda f: with_config(silenced(f), grpo={"sampling": {"temperature": 0.5}}, sft={"max_steps": 40}),
         "learns silence",
@@ -316,8 +320,16 @@ def test_records_that_are_broken_are_told_so(healthy: Facts, name: str) -> None:
 
 def test_a_run_that_goes_on_acting_has_not_learnt_silence(healthy: Facts) -> None:
     assert "learns silence" not in found(silenced(healthy, 0.5, 0.45)), "recall hardly fell"
-    drawn = with_steps(silenced(healthy), **{"pull/ready": 0.2})
-    assert "learns silence" not in found(drawn), "the pull was toward acting"
+    for pulls, why in (
+        ({"pull/ready": 0.2}, "the pull was toward acting"),
+        ({"pull/not_ready": -0.1}, "the pull was as large as chance"),
+        ({"pull/ready": -0.3, "pull/not_ready": -0.01}, "what it does where something is ready is wrong"),
+        ({"reward_mean": -0.9}, "it collapsed"),
+    ):
+        changed = with_steps(silenced(healthy), 4 if "reward_mean" in pulls else 0, **pulls)
+        if "reward_mean" in pulls:
+            changed = with_checks(changed, 0.0)
+        assert "learns silence" not in found(changed), why
 
 
 @pytest.mark.parametrize("name", WORLDS)

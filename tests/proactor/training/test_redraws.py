@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from proactor.config_base import ConfigError
 from proactor.engine import Engine
 from proactor.progress import Quiet
+from proactor.training.answers import AnswerGroup
 from proactor.training.loop import train
 from proactor.training.runs import Run, RunError
+from proactor.training.stats import reward_statistics
 from proactor.training.steps import batch, grpo_step
 from proactor.training.workspace import Workspace
 from tests.proactor.runs import config
@@ -58,6 +61,20 @@ def test_only_groups_without_spread_are_drawn_again(tiny_model: Path, tmp_path: 
     assert row["zero_spread_share"] == 0 and row["groups"] == len(first)
     assert row["tokens_sampled"] == kept + row["tokens_redrawn"] > kept
     assert before["tokens_sampled"] == tokens
+
+
+def test_the_statistics_of_a_step_see_its_advantages(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def spy(gather: Any, groups: Sequence[AnswerGroup]) -> dict[str, float]:
+        seen.extend(sample.advantage for answers in groups for sample in answers.group.samples)
+        return reward_statistics(gather, groups)
+
+    monkeypatch.setattr("proactor.training.steps.reward_statistics", spy)
+    step(opened(tmp_path, tiny_model, 0, 1)[0])
+    assert any(seen) and None not in seen
 
 
 def test_redraws_end_at_their_cap(tiny_model: Path, tmp_path: Path) -> None:

@@ -93,15 +93,19 @@ def answered(turn: int, *answers: tuple[Status | None, float | None], board: Boa
 
 def test_answers_that_act_are_told_apart_by_what_is_ready() -> None:
     fired = Board(fired={"r": Timing.ON_TIME})
-    stats = reward_statistics(
-        alone,
-        [
-            answered(3, (Status.READY, 1.0), (None, -1.0)),
-            answered(1, (Status.READY, -2.0), (None, 0.5), (Status.PENDING, 0.75), (None, None)),
-            answered(3, (Status.READY, -0.5), (None, 0.5), board=fired),
-        ],
-    )
-    assert (stats["acts/ready"], stats["acts/not_ready"]) == (1 / 2, 2 / 6)
+    dropped = answered(3, (Status.READY, 9.0))
+    dropped.group.samples[0].reward = None
+    other: list[Any] = []
+    reward_statistics(
+        lambda sums: other.append(sums) or [sums], [answered(3, (Status.READY, 1.0), (None, -1.0))]
+    )  # type: ignore[func-returns-value]
+    mine = [
+        answered(1, (Status.READY, -2.0), (None, 0.5), (Status.PENDING, 0.75), (Status.READY, None)),
+        answered(3, (Status.READY, -0.5), (None, 0.5), board=fired),
+        dropped,
+    ]
+    stats = reward_statistics(lambda sums: [sums, *other], mine)
+    assert (stats["acts/ready"], stats["acts/not_ready"]) == (1 / 2, 3 / 6)
     assert (stats["pull/ready"], stats["pull/not_ready"]) == (1.0 / 8, -2.5 / 8)
 
 
