@@ -26,12 +26,9 @@ from proactor.engine.owner import Owner
 from proactor.kernels.openmp import _pause
 from tests.engine.engines import TRAIN, adapter, idle, load, outside, prompts
 from tests.engine.sessions import PATIENCE
+from tests.kernels.threads import compute, ended, started_by
 
 CPU = torch.device("cpu")
-
-
-def threads_alive() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
 
 
 @pytest.fixture
@@ -80,15 +77,10 @@ def test_idle_threads_keep_no_openmp_workers(owner: Owner) -> None:
     torch.set_num_threads(2)
     try:
         owner.call(lambda: None)
-        resting = threads_alive()
-        torch.ones(1 << 20).exp_()
-        assert threads_alive() == resting + 1
-        computing = owner.call(lambda: (torch.ones(1 << 20).exp_(), threads_alive())[1])
-        assert computing == resting + 1, "the owner's worker, not the caller's"
-        ends = time.monotonic() + PATIENCE
-        while threads_alive() > resting and time.monotonic() < ends:
-            time.sleep(0.01)
-        assert threads_alive() == resting
+        callers = started_by(compute)
+        owners = owner.call(lambda: started_by(compute))
+        assert len(callers) == len(owners) == 1
+        assert ended(callers, PATIENCE) and ended(owners, PATIENCE)
     finally:
         torch.set_num_threads(before)
 

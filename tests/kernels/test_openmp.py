@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 from proactor.kernels.openmp import TORCHS, _pause, release_workers
+from tests.kernels.threads import compute, ended, started_by
 
 pytestmark = pytest.mark.skipif(_pause() is None, reason="not GNU's OpenMP")
 
@@ -40,37 +40,15 @@ def in_thread(function: Callable[[], None]) -> None:
         raise failed[0]
 
 
-def threads() -> set[str]:
-    return {task.name for task in Path("/proc/self/task").iterdir()}
-
-
-def ended(workers: set[str], within: float) -> bool:
-    """Whether no worker is left ``within`` so many seconds: nobody can join them, since they are detached."""
-    deadline = time.monotonic() + within
-    while workers & threads() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    return not workers & threads()
-
-
-def workers_of(compute: Callable[[], torch.Tensor]) -> set[str]:
-    before = threads()
-    compute()
-    return threads() - before
-
-
-def compute() -> torch.Tensor:
-    return torch.ones(1 << 20).exp_()  # large enough for two threads
-
-
 def test_workers_end_and_start_again() -> None:
     def check() -> None:
-        first = workers_of(compute)
+        first = started_by(compute)
         assert len(first) == 1
         computed = compute()
         release_workers()
         assert ended(first, within=10)
         release_workers()  # without any
-        assert len(workers_of(compute)) == 1
+        assert len(started_by(compute)) == 1
         assert torch.equal(compute(), computed)
 
     in_thread(check)
@@ -78,7 +56,7 @@ def test_workers_end_and_start_again() -> None:
 
 def test_workers_of_other_threads_stay() -> None:
     def check() -> None:
-        workers = workers_of(compute)
+        workers = started_by(compute)
         assert len(workers) == 1
         in_thread(release_workers)
         assert not ended(workers, within=0.2)
