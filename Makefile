@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-neighbours test-oldest fuzz lint docs rooms format compile-check audit lock bench bench-step bench-dialogue bench-episodes bench-gpu clean
+.PHONY: help demo test test-browser test-neighbours test-oldest fuzz lint docs rooms format compile-check audit lock bench bench-step bench-dialogue bench-episodes bench-micro bench-gpu clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -30,9 +30,9 @@ comma := ,
 say = @printf '\033[1m==> %s\033[0m\n'
 
 help:
-	@echo "make demo            train a small 4-bit model with GRPO on synthetic dialogues (7 minutes on 2 cores)"
+	@echo "make demo            train a small 4-bit model with GRPO on synthetic dialogues (6 minutes on 2 cores)"
 	@echo "make test            lint, types, layers, documentation, all tests (about 15 minutes on 2 cores)"
-	@echo "make test-oldest     tests of kernels and engine on the oldest torch, triton and transformers (5 GB in .venv-oldest)"
+	@echo "make test-oldest     tests of kernels and engine on the oldest versions that are tested (5 GB in .venv-oldest)"
 	@echo "make test-browser    the review page in a headless chromium, with the mouse, a finger and keys"
 	@echo "make test-neighbours verifiers, ART, W\&B and Trackio beside ours, in environments of their own (1.4 GB)"
 	@echo "make fuzz            wrong input of every kind, seeded, and a table of how it ends (FUZZ=2000 cases a class)"
@@ -43,9 +43,11 @@ help:
 	@echo "make compile-check   every Triton kernel compiled for every GPU target (CHECK='--quick --ops rms_norm')"
 	@echo "make audit           bandit, and known vulnerabilities of the locked versions (needs a package index)"
 	@echo "make lock            locks/ again from pyproject.toml and constraints.txt"
+	@echo "make bench           the three comparisons with TRL"
 	@echo "make bench-step      one GRPO step beside TRL"
 	@echo "make bench-dialogue  one dialogue of 8 turns beside TRL"
 	@echo "make bench-episodes  one training step in an environment of several turns beside TRL"
+	@echo "make bench-micro     small parts beside their saved ratios (SAVE=1 saves them)"
 	@echo "make bench-gpu       on a GPU: everything checked and timed beside its limits (GPU=--quick: 90 s; bench/GPU.md)"
 	@echo "make clean           remove .venv, .venv-oldest, .venv-neighbours and caches"
 
