@@ -122,7 +122,7 @@ class Cell:
                 if at is None:
                     continue
                 gap = float(plain.logits[at][row, want[at]] - plain.logits[at][row, got[at]])
-                if gap > tie:
+                if not gap <= tie:  # NaN is no tie
                     raise SystemExit(
                         f"bench.bare: {name} draws {got[at]} where the bare loop draws {want[at]} (row "
                         f"{row}, token {at}, {gap:.2g} apart): they do not compute the same, nothing was "

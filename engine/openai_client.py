@@ -175,13 +175,13 @@ class OpenAIClient:
     def with_options(
         self, *, seed: int | None = None, priority: int | None = None, timeout: float | None = None
     ) -> OpenAIClient:
-        """The same client with other options; what is None stays.
+        """The same client with other options; what is None stays, and so does the count of requests.
 
-        ``seed``: the answer to its k-th request is then a function of seed, k, and the request: the same in
-        every run, whatever else is sampled meanwhile, if one thread asks. Without one each request draws a
-        noise of its own, unless it has a ``seed`` itself. ``priority``: as `Session.sample`; 1 by default,
-        because whoever asks holds up an episode that has begun. ``timeout``: seconds, looked at between two
-        steps.
+        ``seed``: the count begins again, and the answer to the k-th request is a function of seed, k, and the
+        request: the same in every run, whatever else is sampled meanwhile, if one thread asks. Without one
+        each request draws a noise of its own, unless it has a ``seed`` itself. ``priority``: as
+        `Session.sample`; 1 by default, because whoever asks holds up an episode that has begun. ``timeout``:
+        seconds, looked at between two steps.
         """
         given = {"seed": seed, "priority": priority, "timeout": timeout}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -189,4 +189,6 @@ class OpenAIClient:
             integer(changes[name], f"openai: {name}")
         if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
             raise EngineError(f"openai: timeout {timeout!r} is not a number of seconds")
-        return OpenAIClient(replace(self._desk, **changes, numbers=itertools.count()))
+        if seed is not None:
+            changes["numbers"] = itertools.count()
+        return OpenAIClient(replace(self._desk, **changes))

@@ -21,7 +21,7 @@ from proactor.engine.group_plan import GroupPlan, GroupPlanner
 from proactor.engine.known_models import known_model
 from proactor.engine.lora_config import LoRA
 from proactor.engine.loss import Loss
-from proactor.engine.memory import Budgets, Memory, Planner, device_memory
+from proactor.engine.memory import Budgets, Memory, Planner, device_memory, fits_host
 from proactor.engine.model_config import ModelConfig
 from proactor.engine.operations import Operations
 from proactor.engine.peak import Peak
@@ -131,14 +131,15 @@ def read_shapes(model: str | Path) -> tuple[ModelConfig, bool]:
 
 
 def planner(model: str | Path, lora: LoRA | Mapping[str, LoRA] | None, options: EngineConfig) -> Planner:
-    """Plans on a card for a folder or a name that `known_model` knows, activations in bfloat16.
+    """Plans on a card for a folder or a name that `known_model` knows.
 
     Its linears are 4-bit unless ``options`` keep them dense (quantization "none", resident "dense") or a
     folder's are not. Raises EngineError for neither a folder nor a known name.
     """
     config, stored = read_shapes(model)
     nf4 = options.quantization == "nf4" or (stored and options.quantization == "auto")
-    footprint = Footprint.of(config, _loras(lora), nf4 and options.resident != "dense", torch.bfloat16)
+    dtype = choose_dtype(options.dtype, torch.device("cuda"))
+    footprint = Footprint.of(config, _loras(lora), nf4 and options.resident != "dense", dtype)
     return Planner(footprint, options, config.context_length, Path(model).name)
 
 
@@ -172,8 +173,8 @@ def plan_here(
 ) -> ModelPlan:
     """The plan of a model on this machine: on the GPU that `Engine.load` would take, or on the CPU.
 
-    A CPU holds a dense copy of 4-bit linears, unless ``options.resident`` is "nf4". Raises EngineError as
-    `plan_model`, and for a device that is not there.
+    A CPU holds a dense copy of 4-bit linears where `fits_host` says so. Raises EngineError as `plan_model`,
+    for 4-bit linears that do not fit the CPU's memory, and for a device that is not there.
     """
     lora, options = lora or LoRA(), options or EngineConfig()
     device = choose_device(options.device)
@@ -183,6 +184,7 @@ def plan_here(
     config, stored = read_shapes(model)
     nf4 = options.quantization == "nf4" or (stored and options.quantization == "auto")
     dtype = choose_dtype(options.dtype, device)
-    loras = _loras(lora)
-    footprint = Footprint.of(config, loras, nf4 and options.resident == "nf4", dtype)
-    return ModelPlan(Path(model).name, None, config, loras[0], options, footprint, Budgets.fixed(options))
+    loras, name = _loras(lora), Path(model).name
+    packed = nf4 and not fits_host(config, loras, dtype, options.resident, name)
+    footprint = Footprint.of(config, loras, packed, dtype)
+    return ModelPlan(name, None, config, loras[0], options, footprint, Budgets.fixed(options))

@@ -100,7 +100,13 @@ class SharedSampling:
         """The queue, once all ranks are here with the same prompts and weights."""
         plan = WorkQueue.deal([expected_cost(unit) for unit in self._units], self._parallel.world_size)
         jobs = [
-            (job.prompt_ids, job.noise, job.limit, job.sampling.n, job.adapter)
+            (
+                job.prompt_ids,
+                job.noise,
+                job.limit,
+                job.adapter,
+                job.sampling.model_dump(exclude={"logit_mask"}),
+            )
             for unit in self._units
             for job in unit
         ]

@@ -93,7 +93,9 @@ def shadow(
 
     if not (folder / "config.yaml").is_file():
         raise AgentError(f"{folder}: no run (no config.yaml there; `proactor train` makes one)")
-    if log in NAMES and path is not None:
+    if path is not None and log not in NAMES:
+        raise UsageError(f"--path goes with the name of a corpus ({', '.join(NAMES)}), not with {log}")
+    if path is not None:
         dialogues = load(log, path, limit=limit).dialogues
     else:
         beside = (Path(log) if Path(log).is_dir() else Path(log).parent) / NAME

@@ -99,7 +99,7 @@ def annotate(
     from proactor.annotation.estimate import estimate
     from proactor.annotation.report_json import notes, report_table
 
-    _check_oracle(oracle, model, base_url, adapter)
+    _check_oracle(oracle, model, base_url, adapter, brief=brief, constrained=constrained)
     tools_of = {"catalog": catalog, "trust_code": trust_code} if catalog else {}
     corpus = _read_corpus(source, path, limit, seed, tools_of, option or [])
     if oracle == "log" and not any(d.references or d.withdrawn for d in corpus.dialogues):
@@ -149,14 +149,22 @@ def _explain_no_log(source: str, catalog: str | None) -> str:
     )
 
 
-def _check_oracle(oracle: str, model: str, base_url: str | None, adapter: Path | None) -> None:
+def _check_oracle(
+    oracle: str, model: str, base_url: str | None, adapter: Path | None, *, brief: bool, constrained: bool
+) -> None:
     """Raise UsageError for an unknown oracle, or for options that do not go with it."""
     if oracle not in ORACLES:
         raise UsageError(f"--oracle {oracle}: {', '.join(ORACLES)}")
-    if oracle != "log" and not model:
-        raise UsageError(f"--oracle {oracle} needs --model")
-    for name, value, only in (("base-url", base_url, "endpoint"), ("adapter", adapter, "engine")):
-        if value is not None and oracle != only:
+    if (oracle == "log") == bool(model):
+        needs = "asks no model: --model needs --oracle engine or endpoint" if model else "needs --model"
+        raise UsageError(f"--oracle {oracle} {needs}")
+    for name, given, only in (
+        ("base-url", base_url is not None, "endpoint"),
+        ("adapter", adapter is not None, "engine"),
+        ("brief", brief, "engine"),
+        ("constrained", constrained, "engine"),
+    ):
+        if given and oracle != only:
             raise UsageError(f"--{name} does not go with --oracle {oracle}")
 
 

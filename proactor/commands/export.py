@@ -98,6 +98,8 @@ def _source(source: Path, adapter: str, base: str | None) -> tuple[Path, str]:
         return folder, base or run_model(source)[1]
     if not source.exists():
         raise UsageError(f"{source}: no such folder")
+    if adapter != "best":
+        raise UsageError(f"--adapter {adapter}: {source} is no run, of whose adapters one could be chosen")
     if not has_adapter(source):
         raise UsageError(f"{source}: neither a run's folder nor one with an adapter")
     model = base or base_model_of(source)

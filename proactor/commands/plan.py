@@ -13,7 +13,8 @@ from proactor.commands.common import Overrides, UsageError, console
 from proactor.commands.dry_run import TOKENIZER, gib, open_planner, stage_lines
 
 if TYPE_CHECKING:
-    from proactor.engine import ModelPlan
+    from proactor.config import RunConfig
+    from proactor.engine import EngineConfig, LoRA, ModelPlan
     from proactor.training.run_plan import RunPlanner
 
 
@@ -27,7 +28,9 @@ def plan(
         list[float] | None,
         typer.Option(help="10^9 bytes of the card; may be given several times  \\[default: 24 48 80 141]"),
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, help="of the LoRA adapters")] = 8,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="of the LoRA adapters; default: 8, or that of --data's run")
+    ] = None,
     context: Annotated[int, typer.Option(min=1, help="tokens of the dialogue that is planned for")] = 4096,
     turns: Annotated[int, typer.Option(min=1, help="its turns, at each of which samples are drawn")] = 21,
     samples: Annotated[int, typer.Option(min=1, help="samples a turn")] = 8,
@@ -40,16 +43,19 @@ def plan(
     """What a model fits on which card: weights, cache, and how a dialogue's tree is trained.
 
     Computed from shapes; no card, and for a known name no files. KEY=VALUE sets options of the engine
-    (kv_tokens=65536). The last rows are of a dialogue of --context tokens with --samples samples of --tokens
-    at each of its --turns; with --data of the trees that a run's steps make, answers of max_tokens.
+    (kv_tokens=65536), before those of --data's run. The last rows are of a dialogue of --context tokens with
+    --samples samples of --tokens at each of its --turns; with --data of the trees that a run's steps make,
+    answers of max_tokens.
     """
-    from proactor.engine import EngineConfig, EngineError, LoRA, plan_model
+    from proactor.config_file import load_config
+    from proactor.engine import EngineError, plan_model
 
     if bare := [item for item in overrides or () if "=" not in item]:
         raise UsageError(f"{bare[0]!r}: options of the engine are written KEY=VALUE")
     options = dict(item.split("=", 1) for item in overrides or ())
     cards = gpu or [24.0, 48.0, 80.0, 141.0]
-    config, lora = EngineConfig.from_options(options), LoRA(rank=rank, alpha=2 * rank)
+    settings = None if data is None else load_config(data, [f"model={model}"])
+    config, lora = _planned_for(settings, options, rank)
     plans: dict[float, ModelPlan] = {}
     refusals: dict[float, str] = {}
     for card in cards:
@@ -60,13 +66,13 @@ def plan(
     if not plans:
         raise UsageError(next(iter(refusals.values())))
     columns = [_held(p) for p in plans.values()]
-    if data is None:
+    if settings is None:
         tree = (context + turns * samples * tokens, context)
         columns = [column | _tree(p, tree) for column, p in zip(columns, plans.values(), strict=True)]
     else:
         columns = [
             column | steps
-            for column, steps in zip(columns, _steps(model, data, tokenizer, plans.values()), strict=True)
+            for column, steps in zip(columns, _steps(settings, tokenizer, plans.values()), strict=True)
         ]
     table = Table(title=f"{model}: computed from its shape, not measured")
     table.add_column("")
@@ -77,6 +83,19 @@ def plan(
     console.print(table)
     for line in refusals.values():
         console.print(line, markup=False, highlight=False)
+
+
+def _planned_for(
+    settings: RunConfig | None, options: dict[str, str], rank: int | None
+) -> tuple[EngineConfig, LoRA]:
+    """The engine's config and the adapter: those of the run, if one is given, below the command line's."""
+    from proactor.engine import EngineConfig, LoRA
+
+    run = {} if settings is None else settings.engine.model_dump(exclude_unset=True)
+    lora = LoRA(rank=8, alpha=16) if settings is None else settings.lora
+    if rank is not None:
+        lora = LoRA.model_validate(lora.model_dump(exclude_unset=True) | {"rank": rank, "alpha": 2 * rank})
+    return EngineConfig.from_options(run | options), lora
 
 
 def _held(plan: ModelPlan) -> dict[str, str]:
@@ -117,12 +136,9 @@ def _tree(plan: ModelPlan, tree: tuple[int, int]) -> dict[str, str]:
 
 
 def _steps(
-    model: str, data: Path, tokenizer: Path | None, plans: Iterable[ModelPlan]
+    settings: RunConfig, tokenizer: Path | None, plans: Iterable[ModelPlan]
 ) -> Iterator[dict[str, str]]:
-    """What it says of the steps of the run ``data``, on each card."""
-    from proactor.config_file import load_config
-
-    settings = load_config(data, [f"model={model}"])
+    """What it says of the steps of the run ``settings``, on each card."""
     planner: RunPlanner | None = None
     for plan in plans:
         planner = planner or open_planner(settings, plan, tokenizer)

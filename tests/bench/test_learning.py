@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench import learning
+from proactor.config_file import load_config
 from proactor.training.runs import Run
 from tests.proactor.runs import config_file, tiny_folder
 
@@ -49,3 +50,17 @@ def test_seeds_rivals_and_a_second_call(
         SystemExit, match=r"tiny-s0: lora\.alpha was .*, now 9\.0: give the new runs another name"
     ):
         learning.main([arguments[0], "lora.alpha=9", *arguments[1:]])
+
+
+def test_the_pace_leaves_out_the_first_step(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ensure(config: Path, overrides: list[str], ended: Any) -> Run:
+        run = Run(tmp_path / "pace")
+        monkeypatch.setattr(run, "rows", lambda: [{"kind": "sft", "seconds": s} for s in (9.0, *8 * (2.0,))])
+        return run
+
+    monkeypatch.setattr(learning, "ensure", ensure)
+    base = load_config(config, [])
+    (_, stage) = learning.continue_supervised(config, [], base, 40.0)
+    assert json.loads(stage.removeprefix("sft="))["max_steps"] == 20

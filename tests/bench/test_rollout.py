@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ class FakeSide:
     ) -> None:
         self.tokens, self.gap, self.seconds = tokens, gap, seconds or {}
         self.scored: list[dict[str, Any]] = []
+        self.sizes: list[int] = []
 
     def call(self, **command: Any) -> dict[str, Any]:
         if command["do"] == "gate":
             self.scored = command["batch"]
             return {"logprobs": [[-1.0 - self.gap * (s["completion"][0] > 100)] for s in command["batch"]]}
-        seconds = self.seconds.get(command.get("size", 0), 1.0)
+        self.sizes.append(command.get("size", 0))
+        seconds = self.seconds.get(self.sizes[-1], 1.0)
         return {"tokens": self.tokens, "rows": 9, "seconds": seconds, "cpu_seconds": 2 * seconds}
 
 
@@ -58,6 +61,19 @@ def test_tokens_that_part_are_scored_after_what_both_drew(monkeypatch: pytest.Mo
         gate(TWO, contender(TOKENS, 0.2), other, "float32")
 
 
+def test_nan_is_no_tie(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rollout.WHOLE, "float32", 0.5)
+    with pytest.raises(SystemExit, match="nothing was timed"):
+        gate(TWO, contender(TOKENS, math.nan), contender([TOKENS[0], [8, 9, 101, 7]]), "float32")
+
+
+@pytest.mark.parametrize("arguments", [["--peer", "trl"], ["--workload", "group"]])
+def test_groups_are_measured_beside_trl(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        rollout.main(arguments)
+    assert "one goes with the other" in capsys.readouterr().err
+
+
 def test_too_few_equal_completions_are_refused() -> None:
     with pytest.raises(SystemExit, match="nothing was timed"):
         gate(TWO, contender(TOKENS), contender([TOKENS[0], [8, 9, 101, 7]]), "float32")
@@ -73,6 +89,7 @@ def test_a_peer_keeps_its_fastest_size() -> None:
     peer = contender(TOKENS, 0.0, {1: 3.0, 2: 1.5, 4: 2.0}, ways=sizes)
     assert [row["seconds"] for row in choose(TWO, [peer], True)] == [3.0, 1.5, 2.0]
     assert peer.more == {"size": 2}
+    assert peer.side.sizes == [1, 2, 4, 2], "ready for its rounds"  # type: ignore[attr-defined]
     row = summary(peer, [{"seconds": s, "cpu_seconds": s, "rows": 9} for s in (1.0, 4.0, 2.0)], 7)
     assert (row["seconds"], row["fastest"], row["slowest"], row["tokens_a_second"]) == (2.0, 1.0, 4.0, 3.5)
 

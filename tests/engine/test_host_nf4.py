@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from proactor.engine import GRPO, Engine, EngineError, Group, GRPOLoss, LoRA, Sample
+from proactor.engine import GRPO, Engine, EngineConfig, EngineError, Group, GRPOLoss, LoRA, Sample, plan_here
 from proactor.engine import memory as budgets
 from proactor.engine.config_keys import CheckpointError
 from proactor.engine.footprint import Footprint
@@ -100,9 +100,15 @@ def test_what_does_not_fit_dense_stays_in_4_bits(folder: Path, monkeypatch: pyte
     monkeypatch.setattr(budgets, "host_memory", lambda: int(1.2 * whole))
     engine = Engine.load(folder, dtype="bfloat16")
     assert engine.memory()["nf4"] > 0 and engine.memory()["dense"] == 0
+    options = EngineConfig(dtype="bfloat16", device="cpu")
+    with_adapter = Footprint.of(ModelConfig.from_folder(folder), LoRA(), False, torch.bfloat16)
+    monkeypatch.setattr(budgets, "host_memory", lambda: with_adapter.held)
+    assert plan_here(folder, options=options).footprint.weights < with_adapter.weights
     with pytest.raises(EngineError, match=r"model on cpu: needs .* available: take a smaller model"):
         monkeypatch.setattr(budgets, "host_memory", lambda: 1000)
         Engine.load(folder, dtype="bfloat16")
+    with pytest.raises(EngineError, match=r"model on cpu: needs .* available: take a smaller model"):
+        plan_here(folder, options=options)
     with pytest.raises(EngineError, match=r"available: leave resident out, or take"):
         Engine.load(folder, dtype="bfloat16", resident="dense")
     monkeypatch.setattr(budgets, "host_memory", lambda: None)

@@ -162,6 +162,8 @@ def test_noise(engine: Engine) -> None:
     one, other = client.with_options(seed=7), client.with_options(seed=7)
     first = [said(create(one, **hot)) for _ in range(3)]
     assert [said(create(other, **hot)) for _ in range(3)] == first and first[0] != first[1]
+    fourth = said(create(client.with_options(seed=7), **hot, seed=None)) and said(create(other, **hot))
+    assert said(create(one.with_options(timeout=60), **hot)) == fourth not in first, "its count goes on"
     assert one.counters is client.counters
 
 

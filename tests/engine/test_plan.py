@@ -34,6 +34,11 @@ def test_chunk_rows_asks_for_less_memory() -> None:
     assert (large.chunk, small.chunk) == (4096, 1024) and small.bytes < large.bytes / 2
 
 
+def test_float32_takes_twice_the_room_of_bfloat16() -> None:
+    half, full = (plan_model("qwen2.5-7b", 80, options=EngineConfig(dtype=d)) for d in ("auto", "float32"))
+    assert full.footprint.token == 2 * half.footprint.token and full.one_pass < half.one_pass
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(
         EngineError, match=r"^Qwen2.5-32B: needs at least .* take a smaller model or a larger"

@@ -169,7 +169,7 @@ def hangs(model: str) -> Callable[[int], None]:
 
 
 def refuses(model: str, what: str) -> Callable[[int], None]:
-    """Rank 1 brings other prompts or weights, fails, or breaks off."""
+    """Rank 1 brings other prompts, settings or weights, fails, or breaks off."""
 
     def work(rank: int) -> None:
         engine = opened(model, rank_timeout=30.0)
@@ -182,7 +182,12 @@ def refuses(model: str, what: str) -> Callable[[int], None]:
         def fail(ids: list[int], position: int) -> None:
             raise ZeroDivisionError("no luck")
 
-        settings = Sampling(n=2, max_tokens=4, logit_mask=fail if rank == 1 and what == "bug" else None)
+        settings = Sampling(
+            n=2,
+            max_tokens=4,
+            temperature=0.5 if rank == 1 and what == "settings" else 1.0,
+            logit_mask=fail if rank == 1 and what == "bug" else None,
+        )
         began = time.monotonic()
         try:
             with engine.together("step"):
@@ -206,7 +211,7 @@ def drive(model: str, folder: Path) -> dict[str, list[Ended]]:
     for point, lost in LOST:
         scenes[f"{point or 'stopped'} {lost}"] = 3, dies(model, lost, point)
     scenes["hangs"] = 2, hangs(model)
-    for what in ("weights", "prompts", "bug", "reward"):
+    for what in ("weights", "prompts", "settings", "bug", "reward"):
         scenes[what] = 2, refuses(model, what)
     outcome = {}
     for name, (count, work) in scenes.items():
@@ -354,7 +359,7 @@ def test_a_rank_that_is_stuck_while_sampling_is_named(ends: dict[str, list[Ended
 def test_what_one_rank_refuses_or_fails_at_all_hear_of(ends: dict[str, list[Ended]]) -> None:
     after = "\n[0, 1]\n"
     different = f"RankError sampling: ranks came with different prompts or settings{after}"
-    assert [end.output for end in ends["prompts"]] == [different] * 2
+    assert [end.output for what in ("prompts", "settings") for end in ends[what]] == [different] * 4
     assert [end.output for end in ends["bug"]] == [
         f"RankError rank 1: ZeroDivisionError: no luck{after}",
         f"ZeroDivisionError no luck{after}",

@@ -144,6 +144,7 @@ def test_refusals(run: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -
         '{"id": "a", "turns": [{"speaker": "user", "text": "x"}, {"speaker": "bot", "text": "y"}]}'
     )
     assert "the log has no actions" in refusal(capsys, "shadow", run, silent)
+    assert "--path goes with the name of a corpus" in refusal(capsys, "shadow", run, silent, "--path", folder)
 
 
 def test_differences_are_told_by_what_the_human_did() -> None:

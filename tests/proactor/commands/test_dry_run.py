@@ -158,4 +158,14 @@ def test_the_steps_of_a_run_by_card(
     said = capsys.readouterr().out
     assert "24 GB" in said and "80 GB" in said and "GRPO step: tokens computed" in said
     assert "a dialogue of" not in said
+    rank = load_config(file).lora.rank
+    peaks = {}
+    for given in ((), ("--rank", str(rank)), ("--rank", str(4 * rank)), ("kv_tokens=4096",)):
+        call(*command, *given)
+        lines = capsys.readouterr().out.splitlines()
+        peaks[given] = [line for line in lines if "adapter, gradient" in line or "tokens of KV" in line]
+    own, same, larger, fixed = peaks.values()
+    assert own == same != larger and "4,096" in fixed[1] and "4,096" not in own[1], (
+        "the run's own, or as given"
+    )
     assert "--tokenizer" in refusal(capsys, "plan", "qwen2.5-14b", "--data", file, "--tokenizer", tmp_path)
