@@ -29,7 +29,19 @@ COUNTERS = (
 def open_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
     """`R_u`: the references whose coverage contains ``turn``, masked ones included
     [INFERRED, methods 1.5]."""
-    return tuple(r for r in dialogue.references if r.coverage and r.coverage[0] <= turn <= r.coverage[1])
+    return tuple(r for r in dialogue.references if covers(r, turn))
+
+
+def covers(reference: Reference, turn: int) -> bool:
+    """Whether ``turn`` is in the coverage of ``reference``."""
+    return reference.coverage is not None and reference.coverage[0] <= turn <= reference.coverage[1]
+
+
+def unknown_at(reference: Reference, turn: int) -> bool:
+    """Whether the window of ``reference`` is unknown and a fire on it after ``turn`` may be right."""
+    if reference.ready is not None:
+        return False
+    return covers(reference, turn) or reference.observed_trigger == turn
 
 
 def ready_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
