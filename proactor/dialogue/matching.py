@@ -243,7 +243,8 @@ def _belongs_to_unknown(action: Action, dialogue: Dialogue, turn: int, theta: fl
     known = max((value for value, r in near if r.ready is not None), default=0.0)
     if known < theta or unknown != known:
         return known < theta or unknown > known
-    here = [r for value, r in near if value == known and (covers(r, turn) or unknown_at(r, turn))]
+    tied = [r for value, r in near if value == known]
+    here = [r for r in tied if covers(r, turn) or unknown_at(dialogue, r, turn)]
     return bool(here) and all(r.ready is None for r in here)
 
 

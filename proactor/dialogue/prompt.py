@@ -295,4 +295,4 @@ def unknowable(dialogue: Dialogue, turn: int, board: Board = EMPTY) -> bool:
     """Whether an action with an unknown window could be right after ``turn``. Supervised training leaves such
     decision points out and counts them.
     """
-    return any(unknown_at(r, turn) for r in dialogue.references if r.id not in board.fired)
+    return any(unknown_at(dialogue, r, turn) for r in dialogue.references if r.id not in board.fired)

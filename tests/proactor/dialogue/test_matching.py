@@ -18,6 +18,7 @@ from proactor.dialogue.matching import (
     similarity,
     timing_at,
 )
+from tests.proactor.annotation.scripted import talk
 from tests.proactor.dialogues import pending, ready, users
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday", "time": "9"}, coverage=(2, 6), ready=(4, 5))
@@ -116,6 +117,8 @@ def test_an_action_as_near_to_an_unknown_window_goes_by_the_turn() -> None:
     logged = unknown.model_copy(update={"coverage": None, "observed_trigger": 5})
     at = [timings(users(7, known, logged), turn, [fire])[0] for turn in (4, 5)]
     assert at == [Timing.FALSE, Timing.UNKNOWN]
+    spoken = talk(*"abcdefg", references=(known, logged.model_copy(update={"observed_trigger": 6})))
+    assert [timings(spoken, turn, [fire])[0] for turn in (3, 5)] == [Timing.FALSE, Timing.UNKNOWN], "at 6"
     open_too = BOOK.model_copy(update={"coverage": (1, 5), "ready": (1, 4)})
     at = [timings(users(7, open_too, unknown), turn, [fire])[0] for turn in (4, 5, 6)]
     assert at == [Timing.ON_TIME, Timing.LATE, Timing.UNKNOWN], "the known one, while it is open"
