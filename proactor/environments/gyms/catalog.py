@@ -77,11 +77,8 @@ def _check_types(name: str, options: Mapping[str, Any]) -> None:
     """Raise GymError for an option that is not of the type that the gym's class declares."""
     gym = GYMS[name]
     declared = get_type_hints(gym.__init__ if inspect.isclass(gym) else gym)
-    model = create_model(
-        name,
-        __config__=ConfigDict(strict=True, allow_inf_nan=False),
-        **{key: (declared.get(key, Any), ...) for key in options},
-    )
+    fields: Any = {key: (declared.get(key, Any), ...) for key in options}
+    model = create_model(name, __config__=ConfigDict(strict=True, allow_inf_nan=False), **fields)
     try:
         model.model_validate(dict(options))
     except ValidationError as error:
