@@ -14,7 +14,7 @@ from bench.learning import ensure
 from proactor.config import RunConfig
 from proactor.config_file import load_config
 from proactor.engine.state import read_state
-from proactor.rewards.family import MetricOptions
+from proactor.rewards.family import AgreementOptions, MetricOptions
 from proactor.training.runs import Run
 
 JUDGED = ("general_ruler", "custom_ruler", "adaptive_ruler")
@@ -88,7 +88,8 @@ class RewardRuns:
         base = self.base
         configured = _metric_options(base)
         metric = {k: v for k, v in configured.items() if k in MetricOptions.model_fields}
-        consistency = {k: v for k, v in metric.items() if k in ("waiting", "theta")}
+        agreement = {k: v for k, v in metric.items() if k in AgreementOptions.model_fields}
+        consistency = {k: v for k, v in agreement.items() if k != "values"}
         judged = {"judge": self.judge, **self.ruler}
         return {
             "weighted_metric": dict(configured),
@@ -97,7 +98,7 @@ class RewardRuns:
             "max_rac": consistency,
             "general_ruler": judged,
             "custom_ruler": judged,
-            "adaptive_ruler": judged | {"metric_options": metric},
+            "adaptive_ruler": judged | {"metric_options": agreement},
         }.get(reward, {})
 
 

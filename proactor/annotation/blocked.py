@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from proactor.dialogue import Dialogue, Reference, normalise
 from proactor.dialogue.catalog import Tool
-from proactor.dialogue.windows import first_mention
+from proactor.dialogue.windows import decision_of, first_mention
 from proactor.sources.base import last_user_turn
 
 
@@ -44,7 +44,7 @@ def logged_action(reference: Reference, source: Dialogue) -> Reference | None:
     first, last = reference.coverage or (1, len(source.turns))
 
     def distance(action: Reference) -> tuple[bool, int]:
-        trigger = action.observed_trigger
+        trigger = decision_of(source, action)
         shared = sum(
             normalise(value) == normalise(action.params.get(name, ""))
             for name, value in reference.params.items()
@@ -57,8 +57,11 @@ def logged_action(reference: Reference, source: Dialogue) -> Reference | None:
 
 def _blockers(action: Reference, reference: Reference, source: Dialogue, tool: Tool) -> list[str]:
     """What is missing of the values of ``action`` at its trigger, else at the end of the coverage."""
-    acted = action.observed_trigger is not None
-    end = action.observed_trigger or (reference.coverage[1] if reference.coverage else len(source.turns))
+    trigger = action.observed_trigger
+    acted = trigger is not None
+    end = reference.coverage[1] if reference.coverage else len(source.turns)
+    if trigger is not None:
+        end = trigger
     moment = f"the action at turn {end}" if acted else f"turn {end}, where the action ends"
     lines = []
     for name, value in action.params.items():

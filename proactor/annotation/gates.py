@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from proactor.dialogue import Action, Dialogue, Reference, Status
 from proactor.dialogue.matching import similarity
+from proactor.dialogue.windows import decision_of
 
 VALIDITY = 0.98
 TRIGGER_RECALL = 0.9
@@ -22,7 +23,7 @@ SECOND_READING = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """An action that the logged agent ran; ``turn`` is the last turn it had seen."""
+    """An action that the logged agent ran; ``turn`` is its decision point, 0 before the user spoke."""
 
     name: str
     params: dict[str, str]
@@ -32,9 +33,9 @@ class Trigger:
 def logged_triggers(dialogue: Dialogue) -> tuple[Trigger, ...]:
     """The actions that the log says were run, whatever the dialogue's windows."""
     return tuple(
-        Trigger(r.name, r.params, r.observed_trigger)
+        Trigger(r.name, r.params, turn)
         for r in dialogue.references
-        if r.observed_trigger is not None
+        if (turn := decision_of(dialogue, r)) is not None
     )
 
 

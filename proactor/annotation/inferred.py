@@ -51,7 +51,8 @@ def inferred_values(dialogue: Dialogue, tools: Catalog) -> tuple[InferredValue, 
 
 def _of_action(dialogue: Dialogue, reference: Reference, tool: Tool) -> list[InferredValue]:
     said, _ = mentions(dialogue.turns, reference.params, reference.variants)
-    end = reference.observed_trigger or len(dialogue.turns)
+    trigger = reference.observed_trigger
+    end = len(dialogue.turns) if trigger is None else trigger
     users = [turn for turn in dialogue.turns if turn.speaker == "user" and turn.index <= end]
     enums = {p.name: p for p in tool.parameters if p.type == "enum"}
     unsaid = [name for name in reference.params if name in enums and name not in said]

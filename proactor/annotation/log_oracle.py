@@ -9,7 +9,9 @@ only the conversation tells which. Rules, all [INFERRED]:
 - *ready* at the first user turn by which every value was said (for an action never run: every required one),
   nothing is on hold, and, for a tool that asks first, the user has agreed since. A value that the agent
   offered counts from where the user takes it up;
-- the window *closes* at the logged trigger, but before a turn at which the user asks again or withdraws;
+- the window *closes* at the logged trigger, but before a turn at which the user asks again or withdraws. A
+  trigger on an agent's turn counts at the last user turn before it, where the agent decided; an action that
+  was run before the user spoke is not placed;
 - an action that was run before it is ready by these rules has no window: it is PENDING and stays masked.
 
 A value of an enum that nobody said literally counts from the turn that `annotation.inferred` gives.
@@ -28,15 +30,15 @@ from proactor.annotation.merge import marks_of
 from proactor.annotation.oracle import OracleAnswer, OracleRequest
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.dialogue.catalog import Catalog, Tool
-from proactor.dialogue.windows import first_mention, mentions
+from proactor.dialogue.windows import decision_of, first_mention, mentions
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedAction:
     """An action of a log.
 
-    ``trigger``: the last turn the agent had seen when it ran the action, None if it never did. ``said``: the
-    turn at which each value was first said, by parameter.
+    ``trigger``: the last user turn before the agent ran the action, 0 if there was none yet, None if it never
+    ran it. ``said``: the turn at which each value was first said, by parameter.
     """
 
     name: str
@@ -55,7 +57,7 @@ def log_of(dialogue: Dialogue, inferred: Sequence[InferredValue] = ()) -> tuple[
         LoggedAction(
             r.name,
             _spoken_values(dialogue, r),
-            r.observed_trigger,
+            decision_of(dialogue, r),
             _value_turns(dialogue, r) | {i.parameter: i.turn for i in inferred if i.reference == r.id},
             dict(r.variants),
         )
@@ -154,10 +156,11 @@ def derive_marks(
     agreed: dict[str, list[int]] = {}
     run: dict[str, int] = {}
     # Calls of one tool in the order in which they were run: each is raised after the one before.
-    for i, action in enumerate(sorted(log, key=lambda a: a.trigger or len(turns) + 1)):
+    in_order = sorted(log, key=lambda a: len(turns) + 1 if a.trigger is None else a.trigger)
+    for i, action in enumerate(in_order):
         tool, after = tools[action.name], run.get(action.name, 0)
         reference = _ActionFinder(turns, book, action, tool, after).reference(f"a{i + 1}")
-        run[action.name] = action.trigger or after
+        run[action.name] = after if action.trigger is None else action.trigger
         if reference is not None:
             (withdrawn if reference.null_reason == "withdrawn" else references).append(reference)
             if reference.ready is not None and tool.confirm:
@@ -192,7 +195,7 @@ class _ActionFinder:
     def reference(self, name: str) -> Reference | None:
         """The action with its windows; None where no turn can be found for it."""
         opened = self._opening_turn()
-        if opened is None:
+        if opened is None or self.action.trigger == 0:
             return None
         taken_back = None
         if self.action.trigger is None:
@@ -217,7 +220,8 @@ class _ActionFinder:
 
     def _opening_turn(self) -> int | None:
         """The first turn of the coverage."""
-        known = [*self.action.said.values(), *([self.action.trigger] if self.action.trigger else [])]
+        trigger = self.action.trigger
+        known = [*self.action.said.values(), *([] if trigger is None else [trigger])]
         latest = next((u for u in self.users if u >= min(known) and u > self.after), None) if known else None
         return next(
             (u for u in self.telling if self.after < u <= (latest or len(self.turns)) and self._asks(u)),
@@ -238,7 +242,8 @@ class _ActionFinder:
 
     def _ready_turn(self, opened: int) -> int | None:
         """The first turn at which nothing is missing."""
-        needed = self.action.params.keys() if self.action.trigger else {*self.action.params, *self.required}
+        given = self.action.params.keys()
+        needed = given if self.action.trigger is not None else {*given, *self.required}
         if not needed <= self.action.said.keys():
             return None
         settled = max([opened, *(self._accepted_turn(name, turn) for name, turn in self.action.said.items())])

@@ -54,6 +54,7 @@ READER = {
     "no_agent_turns": "dialogues without the agent",
     "no_user_turns": "dialogues without the user",
     "parts_without_text": "images and other parts, left out",
+    "repeated_chats": "chats without an id that came before, left out",
     "system_messages": "instructions, left out",
     "tool_messages": "results of tools, left out",
     "triggers_moved": "actions moved to the user turn before",

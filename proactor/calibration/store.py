@@ -2,7 +2,7 @@
 
 runs/<name>/
   scores/<part>.json    the score table and all probabilities of a part, growing by pieces; starts anew
-                        with another adapter, prompt or data
+                        with another model, adapter, prompt or data
   thresholds.json       thresholds chosen on dev
   tradeoff.json         the trade-off on test
   probabilities.json    all probabilities of a few test dialogues, for the report
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -46,7 +47,7 @@ def score_part(
     ``adapter``: the folder of the adapter that the engine has loaded; None for the bare model.
     """
     file = workspace.config.folder / "scores" / f"{part}.json"
-    made_by = fingerprint(workspace, adapter, floor)
+    made_by = fingerprint(workspace, dialogues, adapter, floor)
     scores = _read_scores(file, made_by)
     if scores is None:
         scores = Scores(made_by=made_by, table=ScoreTable(dialogues=(), floor=floor))
@@ -84,23 +85,39 @@ def join_tables(first: ScoreTable, second: ScoreTable) -> ScoreTable:
     )
 
 
-def fingerprint(workspace: Workspace, adapter: Path | None, floor: float) -> str:
-    """Hash of what the scores depend on besides the dialogues: model, adapter, prompt, data and limits."""
-    config = workspace.config
+def fingerprint(
+    workspace: Workspace, dialogues: Sequence[Dialogue], adapter: Path | None, floor: float
+) -> str:
+    """Hash of what the scores of ``dialogues`` depend on: model, adapter, what the prompts say, and limits.
+
+    Windows are not among it: they change no prompt.
+    """
+    config, encoder = workspace.config, workspace.encoder
     settings = {
         "model": config.model,
+        "files": _stamps(Path(config.model)),
         "lora": config.lora.model_dump(mode="json"),
         "engine": config.engine.model_dump(mode="json"),
-        "prompt": config.prompt.model_dump(mode="json"),
-        "data": config.data.model_dump(mode="json"),
+        "prompt": asdict(encoder.style) | {"opening": encoder.style.opening},
+        "catalog": encoder.catalog.model_dump(mode="json"),
         "max_tokens": config.eval.max_tokens,
         "floor": floor,
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for dialogue in dialogues:
+        digest.update(dialogue.model_dump_json(include={"id", "turns", "tools"}).encode() + b"\n")
     for file in sorted(adapter.iterdir()) if adapter is not None else ():
         if file.is_file():
             digest.update(file.name.encode() + read_regular(file))
     return digest.hexdigest()
+
+
+def _stamps(model: Path) -> list[tuple[str, int, int]]:
+    """(name, size, time of change) of each file of a model's folder, whose bytes are too many to hash; none
+    for a hub id.
+    """
+    files = sorted(f for f in model.iterdir() if f.is_file()) if model.is_dir() else []
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def _read_scores(file: Path, made_by: str) -> Scores | None:

@@ -7,7 +7,9 @@ Methods 1.5: classes and directions [NOTES], bodies [INFERRED]. The rest is our 
 - Two rules are in use. By similarity: at least half of the values are right (AC, PT, FTR, RAR, PRI, rewards,
   boards). Exact: every required value is right (the headline metrics, calibration).
 - An action that belongs to a reference with an unknown window is masked and counted: neither right nor wrong.
-  Which actions these are is decided by similarity under both rules, so that both count the same fires.
+  Which actions these are is decided by similarity under both rules, so that both count the same fires: those
+  nearer to such a reference than to any with a known window, and of those as near to both, the ones at a turn
+  at which the unknown window may lie and no known one is open.
 - A PENDING action may also match an action that the user later withdrew: at that turn nothing tells the two
   apart. A READY one may not, so firing on it is false.
 - A reference is used up by its first fire. A repeat is false, except after an early fire: the logged
@@ -23,7 +25,7 @@ from enum import StrEnum
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.dialogue import Action, Dialogue, Reference, Status
 from proactor.dialogue.parse import collapse
-from proactor.dialogue.windows import open_at
+from proactor.dialogue.windows import covers, open_at, unknown_at
 
 THETA = 0.5
 """Least similarity at which a READY action counts as the reference's action [INFERRED]."""
@@ -163,7 +165,7 @@ def classify(
     used = dict(fired or {})
     covering = [r for r in open_at(dialogue, turn) if r.ready is not None]
     live = [r for r in covering if r.id not in used]
-    begun = [r for r in dialogue.withdrawn if r.coverage and r.coverage[0] <= turn <= r.coverage[1]]
+    begun = [r for r in dialogue.withdrawn if covers(r, turn)]
     order = list(enumerate(collapse(actions)))
     # The best match of a turn takes its reference first, in whatever order the agent wrote.
     order.sort(key=lambda item: -_nearest(item[1], live))
@@ -172,7 +174,7 @@ def classify(
         fires = action.status is Status.READY
         match = _match(action, turn, covering, used, rule)
         nearest = _nearest(action, live if fires else [*live, *begun])
-        if _belongs_to_unknown(action, dialogue, rule.theta):
+        if _belongs_to_unknown(action, dialogue, turn, rule.theta):
             classified[position] = ClassifiedAction(action, nearest, Timing.UNKNOWN)
         elif match is not None and used.get(match.id) is Timing.EARLY:
             classified[position] = ClassifiedAction(action, nearest, Timing.AFTER_EARLY, match)
@@ -230,13 +232,20 @@ def _match(
     return best
 
 
-def _belongs_to_unknown(action: Action, dialogue: Dialogue, theta: float) -> bool:
-    """Whether the action is nearer to a reference with an unknown window than to any with a known one."""
-    unknown = [r for r in dialogue.references if r.ready is None and r.name == action.name]
-    if not unknown:
+def _belongs_to_unknown(action: Action, dialogue: Dialogue, turn: int, theta: float) -> bool:
+    """Whether the action is nearer to a reference with an unknown window than to any with a known one, or as
+    near and at a turn of the unknown one alone.
+    """
+    near = [(similarity(action, r), r) for r in dialogue.references if r.name == action.name]
+    unknown = max((value for value, r in near if r.ready is None), default=None)
+    if unknown is None:
         return False
-    known = _nearest(action, [r for r in dialogue.references if r.ready is not None])
-    return known < theta or _nearest(action, unknown) > known
+    known = max((value for value, r in near if r.ready is not None), default=0.0)
+    if known < theta or unknown != known:
+        return known < theta or unknown > known
+    tied = [r for value, r in near if value == known]
+    here = [r for r in tied if covers(r, turn) or unknown_at(dialogue, r, turn)]
+    return bool(here) and all(r.ready is None for r in here)
 
 
 def _timing_unmatched(

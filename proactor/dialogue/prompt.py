@@ -33,7 +33,7 @@ from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.dialogue import Action, Dialogue, Reference, Status
 from proactor.dialogue.parse import render
 from proactor.dialogue.state_graph import NO_GRAPH, StateGraph, graph_of
-from proactor.dialogue.windows import last_decision, params_at, status_at
+from proactor.dialogue.windows import last_decision, params_at, status_at, unknown_at
 
 if TYPE_CHECKING:
     from proactor.engine import ChatFormat
@@ -295,11 +295,4 @@ def unknowable(dialogue: Dialogue, turn: int, board: Board = EMPTY) -> bool:
     """Whether an action with an unknown window could be right after ``turn``. Supervised training leaves such
     decision points out and counts them.
     """
-    for reference in dialogue.references:
-        if reference.ready is None and reference.id not in board.fired:
-            covered = (
-                reference.coverage is not None and reference.coverage[0] <= turn <= reference.coverage[1]
-            )
-            if covered or reference.observed_trigger == turn:
-                return True
-    return False
+    return any(unknown_at(dialogue, r, turn) for r in dialogue.references if r.id not in board.fired)

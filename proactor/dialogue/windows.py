@@ -29,7 +29,19 @@ COUNTERS = (
 def open_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
     """`R_u`: the references whose coverage contains ``turn``, masked ones included
     [INFERRED, methods 1.5]."""
-    return tuple(r for r in dialogue.references if r.coverage and r.coverage[0] <= turn <= r.coverage[1])
+    return tuple(r for r in dialogue.references if covers(r, turn))
+
+
+def covers(reference: Reference, turn: int) -> bool:
+    """Whether ``turn`` is in the coverage of ``reference``."""
+    return reference.coverage is not None and reference.coverage[0] <= turn <= reference.coverage[1]
+
+
+def unknown_at(dialogue: Dialogue, reference: Reference, turn: int) -> bool:
+    """Whether the window of ``reference`` is unknown and a fire on it after ``turn`` may be right."""
+    if reference.ready is not None:
+        return False
+    return covers(reference, turn) or decision_of(dialogue, reference) == turn
 
 
 def ready_at(dialogue: Dialogue, turn: int) -> tuple[Reference, ...]:
@@ -139,6 +151,15 @@ def point_of(dialogue: Dialogue, reference: Reference) -> tuple[int, bool]:
 def last_decision(dialogue: Dialogue, turn: int) -> int | None:
     """The last decision point at or before ``turn``, None when there is none."""
     return max((u for u in dialogue.decision_turns if u <= turn), default=None)
+
+
+def decision_of(dialogue: Dialogue, reference: Reference) -> int | None:
+    """The decision point at which the logged agent acted: the last one up to `observed_trigger`, which may be
+    a turn of the agent's. 0 when it acted before any, None when it did not act.
+    """
+    if reference.observed_trigger is None:
+        return None
+    return last_decision(dialogue, reference.observed_trigger) or 0
 
 
 def count(dialogues: Iterable[Dialogue]) -> dict[str, int]:

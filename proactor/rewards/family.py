@@ -23,18 +23,33 @@ from proactor.rewards.utility import Utility
 from proactor.rewards.weighted_metric import Consistency, WeightedMetric, metric_range, timing_range
 
 
-class MetricOptions(RewardOptions):
-    """How decisions are classed and credited: the options of `WeightedMetric` without its weights."""
+class FalseOptions(RewardOptions):
+    """Which action is which reference's: all that F depends on."""
 
-    early: float | Literal["linear"] = 1.0
-    waiting: Literal["open", "ready"] = "open"
-    pending: float = Field(default=0.0, ge=0)
     theta: float = THETA
     values: Literal["similar", "exact"] = "similar"
 
     def metric(self) -> WeightedMetric:
-        """The metric of these options."""
-        return WeightedMetric(**self.model_dump(include=set(MetricOptions.model_fields)))
+        """The metric of these options, with its own weights."""
+        counted = set(type(self).model_fields) & set(MetricOptions.model_fields)
+        return WeightedMetric(**self.model_dump(include=counted))
+
+
+class AgreementOptions(FalseOptions):
+    """What RAC and Max RAC depend on."""
+
+    waiting: Literal["open", "ready"] = "open"
+
+
+class TimingOptions(FalseOptions):
+    """What T depends on."""
+
+    early: float | Literal["linear"] = 1.0
+    pending: float = Field(default=0.0, ge=0)
+
+
+class MetricOptions(TimingOptions, AgreementOptions):
+    """How decisions are classed and credited: the options of `WeightedMetric` without its weights."""
 
 
 class WeightedMetricOptions(MetricOptions):
@@ -93,7 +108,7 @@ class AdaptiveRulerOptions(RulerOptions):
     """
 
     metric: Literal["rac", "max_rac"] = "rac"
-    metric_options: MetricOptions = MetricOptions()
+    metric_options: AgreementOptions = AgreementOptions()
     lambda_max: float = Field(default=0.3, ge=0, le=1)
     warm_up: float = Field(default=0.5, ge=0, le=1)
 
@@ -192,7 +207,13 @@ def adaptive_ruler_reward(**options: Any) -> Mixture:
     )
 
 
-METRIC_PARTS = ("rac", "max_rac", "timing", "false")
+METRIC_PARTS: Mapping[str, type[FalseOptions]] = {
+    "rac": AgreementOptions,
+    "max_rac": AgreementOptions,
+    "timing": TimingOptions,
+    "false": FalseOptions,
+}
+"""The options of each part of the weighted metric in a mixture: those that change it."""
 COMPONENTS = (*METRIC_PARTS, "weighted_metric", "utility", "general_ruler", "custom_ruler")
 """Names of a mixture's components, beside `module:function`."""
 
@@ -213,7 +234,7 @@ def _term(name: str, options: Mapping[str, Any]) -> Term:
     rest = {key: value for key, value in options.items() if key not in own}
     read = read_options(ComponentOptions, own, where)
     if name in METRIC_PARTS:
-        metric = read_options(MetricOptions, rest, where).metric()
+        metric = read_options(METRIC_PARTS[name], rest, where).metric()
         natural = timing_range(metric) if name == "timing" else UNIT
         return Term(name, MetricComponent(metric), name, read.weight, read.range or natural)
     if name == "weighted_metric":

@@ -28,7 +28,8 @@ class Corpus:
     """Dialogues, the catalog of their tools, and counters of what was read, masked, adjusted or dropped.
 
     By the id of a dialogue, ``dropped``: why the reader dropped it; ``losses``: what it left out of one that
-    it kept; ``places``: the file and line of one without an id of its own.
+    it kept; ``places``: the file and line of one without an id of its own; ``units``: the name that the split
+    goes by where it is not the id, as for several dialogues of one recording.
     """
 
     catalog: Catalog
@@ -37,9 +38,14 @@ class Corpus:
     dropped: dict[str, str] = field(default_factory=dict)
     losses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.dialogues)
+
+    def unit(self, dialogue: Dialogue) -> str:
+        """The name that the dialogue's split and share go by."""
+        return self.units.get(dialogue.id, dialogue.id)
 
 
 def make_corpus(
@@ -60,7 +66,7 @@ def with_dialogues(
     counted = windows.count(corpus.dialogues)
     kept = {name: number for name, number in corpus.counters.items() if name not in counted}
     made = make_corpus(corpus.catalog, dialogues, kept | dict(counters or {}), corpus.dropped)
-    return replace(made, losses=corpus.losses, places=corpus.places)
+    return replace(made, losses=corpus.losses, places=corpus.places, units=corpus.units)
 
 
 ToolRow = tuple[str, Effect, tuple[str, ...]]
@@ -119,7 +125,7 @@ def _hash(*parts: object) -> int:
 
 def select_share(corpus: Corpus, share: tuple[float, float], limit: int | None, seed: int) -> Corpus:
     """At most ``limit`` dialogues with `share_of` in [low, high); counts the others (``other_share``)."""
-    kept = [d for d in corpus.dialogues if share[0] <= share_of(d.id) < share[1]]
+    kept = [d for d in corpus.dialogues if share[0] <= share_of(corpus.unit(d)) < share[1]]
     counters = {"other_share": len(corpus.dialogues) - len(kept)}
     return with_dialogues(corpus, sample(kept, lambda d: d.id, limit, seed), counters)
 
@@ -154,4 +160,4 @@ class Selection(BaseModel):
                 kept.append(dialogue)
         chosen = sample(kept, lambda d: d.id, limit, seed)
         made = make_corpus(corpus.catalog, chosen, counters, corpus.dropped)
-        return replace(made, losses=corpus.losses, places=corpus.places)
+        return replace(made, losses=corpus.losses, places=corpus.places, units=corpus.units)

@@ -2,12 +2,13 @@
 
 A file, or a folder with ``windows.jsonl`` or other JSONL files (gzip or plain), one dialogue per line in one
 of the forms of `sources.transcript`, or with CSV files (`sources.table`), and the tools beside them in
-``catalog.json``. A chat without an id has a hash of its line as id. A file may also be the log of an agent at
-work (`sources.agent_log`), whose lines are events.
+``catalog.json``. A chat without an id has a hash of its line as id. One that comes again is left out
+(`repeated_chats`), since a split by ids would put one into training and the other into the test. A file may
+also be the log of an agent at work (`sources.agent_log`), whose lines are events.
 
 An action of a tool that the catalog lacks is an error, or with ``unknown_tools=drop`` left out and counted.
 `Corpus.losses` names each action that was left out, `Corpus.places` the line of each dialogue without an id,
-`Corpus.dropped` the dialogues of one speaker.
+`Corpus.dropped` the dialogues of one speaker and the repeated chats.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,15 +75,21 @@ def _load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
     counters: Counter[str] = Counter()
     reader = _Reader(path if path.is_dir() else path.parent, options, counters)
     entries: list[Line] | list[Record]
+    places: dict[str, str] = {}
     if table.is_table(files[0]):
         entries = subset.choose(record for file in files for record in table.records(file))
     elif agent_log.is_agent_log(files[0]):
         entries = subset.choose(record for file in files for record in agent_log.records(file, counters))
     else:
-        entries = subset.choose(_lines(files))
+        repeats: list[_Repeat] = []
+        entries = subset.choose(_lines(files, repeats))
+        for repeat in repeats:
+            if subset.includes(repeat.id):
+                counters["repeated_chats"] += 1
+                reader.dropped[repeat.name] = f"the same chat as {repeat.first}"
+                places[repeat.name] = repeat.where
     dialogues = []
     losses: dict[str, tuple[str, ...]] = {}
-    places: dict[str, str] = {}
     for entry in entries:
         record = entry.parse()
         reader.losses = []
@@ -96,11 +103,22 @@ def _load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
     return replace(corpus, losses=losses, places=places)
 
 
-def _lines(files: Iterable[Path]) -> Iterator[Line]:
-    """Lines with their ids. A line is parsed for its id only where that is not its first key: turns may have
-    ids of their own.
+@dataclass(frozen=True, slots=True)
+class _Repeat:
+    """A chat without an id that comes again: the id of the first, a name of its own, and both places."""
+
+    id: str
+    name: str
+    where: str
+    first: str
+
+
+def _lines(files: Iterable[Path], repeats: list[_Repeat]) -> Iterator[Line]:
+    """Lines with their ids, without ``repeats``, which gets them. A line is parsed for its id only where that
+    is not its first key: turns may have ids of their own.
     """
-    hashed: Counter[str] = Counter()
+    firsts: dict[str, Line] = {}
+    times: Counter[str] = Counter()
     for file in files:
         for number, text in text_lines(file):
             line = Line(file, number, "", text)
@@ -113,13 +131,25 @@ def _lines(files: Iterable[Path]) -> Iterator[Line]:
                 record = line.parse()
                 identity = record.get("id")
                 if identity is None and messages.is_chat(record):
+                    content = _content(record)
+                    if (first := firsts.get(content)) is not None:
+                        times[content] += 1
+                        again = f"{first.id}-{times[content] + 1}"
+                        repeats.append(_Repeat(first.id, again, line.where, first.where))
+                        continue
                     identity = content_id(text)
-                    hashed[identity] += 1
-                    if hashed[identity] > 1:  # the same conversation once more
-                        identity = f"{identity}-{hashed[identity]}"
+                    firsts[content] = replace(line, id=identity)
             if (name := id_text(identity)) is None:
                 raise SourceError(f"{line.where}: no id")
             yield Line(file, number, name, text)
+
+
+def _content(record: dict[str, Any]) -> str:
+    """A hash of what is read of a chat: two that differ in the order of keys, or in keys that are not read,
+    are the same.
+    """
+    read = {key: value for key, value in record.items() if key == "messages" or key in Dialogue.model_fields}
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def content_id(text: bytes) -> str:

@@ -25,6 +25,7 @@ folder test_data (traces with candidate tasks, without `help_needed`) is not rea
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -75,13 +76,15 @@ def load(path: Path, subset: Subset, options: ProactivebenchOptions) -> Corpus:
         counters["accepted_without_need"] += bool(unneeded)
     streams = joined(judgements)
     kept = [events for events in streams if subset.includes(stream_name(events))]
+    units: dict[str, str] = {}
     if options.unit == "trace":
         taken: Counter[str] = Counter()
         dialogues = []
         for events in kept:
-            name = stream_name(events)
-            taken[name] += 1
-            name += f"-{taken[name]}" if taken[name] > 1 else ""
+            unit = stream_name(events)
+            taken[unit] += 1
+            name = f"{unit}-{taken[unit]}" if taken[unit] > 1 else unit
+            units[name] = unit
             dialogues.append(_trace(name, events, streams[events], options, counters))
     else:
         firsts = {events[0] for events in kept}
@@ -90,10 +93,10 @@ def load(path: Path, subset: Subset, options: ProactivebenchOptions) -> Corpus:
             for number, judged in enumerate(judgements, start=1)
             if judged.events[0] in firsts
         ]
+        units = {dialogue.id: dialogue.id.rsplit("/", 1)[0] for dialogue in dialogues}
     counters["streams"] = len(kept)
-    return make_corpus(
-        _catalog(options), sample(dialogues, lambda d: d.id, subset.limit, subset.seed), counters
-    )
+    chosen = sample(dialogues, lambda d: d.id, subset.limit, subset.seed)
+    return replace(make_corpus(_catalog(options), chosen, counters), units=units)
 
 
 def _catalog(options: ProactivebenchOptions) -> Catalog:

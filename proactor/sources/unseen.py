@@ -79,7 +79,7 @@ class Unseen(BaseModel):
 
     def _beside(self, corpus: Corpus, seed: int) -> set[str]:
         """Ids of the seen dialogues of the test part."""
-        seen = [d.id for d in corpus.dialogues if not self.reason(d) and split_of(d.id) == "test"]
+        seen = [d.id for d in corpus.dialogues if not self.reason(d) and split_of(corpus.unit(d)) == "test"]
         return set(sample(seen, str, self.seen, seed))
 
     def _at_most_each(self, tested: Sequence[Dialogue], most: int, seed: int) -> list[Dialogue]:

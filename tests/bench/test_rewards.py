@@ -13,6 +13,7 @@ from bench import reward_runs, rewards
 from bench.reward_runs import RewardRuns
 from proactor.config_file import load_config
 from proactor.evaluation.store import load_evaluations
+from proactor.rewards import load_reward
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import aggregate
 from proactor.training.runs import Run
@@ -175,7 +176,7 @@ def test_options_and_names(model: Path, tmp_path: Path) -> None:
     assert plain.options("rac") == {"waiting": "ready"} and plain.options("weighted_metric") == OPTIONS
     given = ("reward=max_rac", "reward_options={}", f"eval.reward_options={json.dumps(OPTIONS)}")
     assert RewardRuns(file, given).options("weighted_metric") == OPTIONS, "those it is evaluated by"
-    assert plain.options("adaptive_ruler") == {"judge": "rule", "metric_options": OPTIONS}
+    assert plain.options("adaptive_ruler") == {"judge": "rule", "metric_options": {"waiting": "ready"}}
     assert engine.options("custom_ruler") == {"judge": {"kind": "engine"}, "grading": "Grade."}
     assert (
         plain.label == "rule"
@@ -185,3 +186,4 @@ def test_options_and_names(model: Path, tmp_path: Path) -> None:
     assert reward_runs.evaluation_overrides(RewardRuns(file, ("reward=rac", "reward_options={}")).base) == []
     for reward in rewards.REWARDS:
         load_config(file, [f"reward={reward}", f"reward_options={json.dumps(plain.options(reward))}"])
+        load_reward(reward, plain.options(reward))

@@ -144,7 +144,7 @@ class IntentionGym:
         path: str | Path,
         split: Held = "official",
         max_turns: int = 16,
-        user_verbs: Collection[str] = VERBS,
+        user_verbs: Sequence[str] = VERBS,
     ) -> None:
         self.max_turns, self.user_verbs = max_turns, tuple(user_verbs)
         files = find_files(Path(path), "intentions.json.gz", "intentions.json", "all_intentions_*.json")

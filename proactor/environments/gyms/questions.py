@@ -135,7 +135,7 @@ class QuestionsGym:
 
     name = "questions"
 
-    def __init__(self, max_turns: int = 20, user_verbs: Collection[str] = VERBS) -> None:
+    def __init__(self, max_turns: int = 20, user_verbs: Sequence[str] = VERBS) -> None:
         self.max_turns, self.user_verbs = max_turns, tuple(user_verbs)
 
     def tasks(self, split: str) -> Sequence[str]:

@@ -6,7 +6,7 @@ is known exactly is in `questions`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter
@@ -39,7 +39,7 @@ def telepathy_gym(
     user: UserModel,
     split: Held = "official",
     max_turns: int = 16,
-    user_verbs: Collection[str] = VERBS,
+    user_verbs: Sequence[str] = VERBS,
 ) -> GuessingGym:
     """The gym over ``telepathy_entities.json`` (or .gz) or UserRL's ``all_entities_refined.json`` at
     ``path``. Raises SourceError for an unreadable file or a wrong record.

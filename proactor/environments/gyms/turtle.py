@@ -5,7 +5,7 @@ Stories are UserRL's (Apache-2.0), the code and the judge's prompts are ours: pr
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +45,7 @@ def turtle_gym(
     user: UserModel,
     split: Held = "official",
     max_turns: int = 16,
-    user_verbs: Collection[str] = VERBS,
+    user_verbs: Sequence[str] = VERBS,
 ) -> GuessingGym:
     """The gym over ``turtle_stories.json`` (or .gz) at ``path``: a list with the ids that UserRL's file has
     as keys. Raises SourceError for an unreadable file or a wrong record.

@@ -26,6 +26,7 @@ def action(trigger: int | None, **params: str) -> Reference:
         (action(7, day="monday", people="four"), ["people=four: never said literally"]),
         (action(3, day="monday", people="4"), ["people=4: first said at turn 5, after the action at turn 3"]),
         (action(7, day="monday", people="4"), ["assent: the tool asks first"]),
+        (action(0, day="monday"), ["day=monday: first said at turn 3, after the action at turn 0"]),
         (action(None, day="monday"), ["people: required, never given"]),
         (action(7, day="sunday", people="9"), ["day=sunday: never said", "people=9: never said"]),
         (None, ["people: required, never given"]),

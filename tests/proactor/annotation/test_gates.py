@@ -12,6 +12,7 @@ from proactor.annotation.gates import (
     repeated_triggers,
 )
 from proactor.dialogue import Reference
+from tests.proactor.annotation.scripted import talk
 from tests.proactor.dialogues import users
 
 LATE = Reference(
@@ -58,6 +59,15 @@ def test_a_trigger_is_covered_by_a_reference_of_its_name_and_stored_with_the_lik
     assert recall == 0.5 and [r.observed_trigger for r in kept] == [None, 3, None]
     assert match_triggers(references, ()) == (references, None)
     assert match_triggers((), logged_triggers(logged)) == ((), 0.0)
+
+
+def test_a_trigger_on_an_agents_turn_is_covered_at_the_user_turn_before() -> None:
+    acted = Reference(id="x", name="book", coverage=(1, 3), ready=(3, 3), observed_trigger=4)
+    before = Reference(id="y", name="note", observed_trigger=0)
+    logged = logged_triggers(talk("a", "b", "c", "d", references=(acted, before)))
+    assert [(t.name, t.turn) for t in logged] == [("book", 3), ("note", 0)]
+    kept, recall = match_triggers((acted.model_copy(update={"observed_trigger": None}),), logged)
+    assert recall == 0.5 and [r.observed_trigger for r in kept] == [3]
 
 
 def test_a_call_made_again_in_one_window_is_named() -> None:

@@ -61,6 +61,12 @@ def test_the_rule(spoken: tuple[str, ...], turn: int | None) -> None:
     assert all((v.reference, v.parameter, v.value) == ("r1", "reason", "double_charge") for v in found)
 
 
+@pytest.mark.parametrize("trigger", [0, 1])
+def test_nothing_is_inferred_after_the_action(trigger: int) -> None:
+    spoken = ("You took it twice", "Which order?", "77, a double charge")
+    assert inferred_values(logged(spoken, observed_trigger=trigger), TOOLS) == ()
+
+
 def test_nothing_is_inferred_where_it_is_not_asked_for() -> None:
     spoken = ("You took it twice for 77", "Sorry.", "So?")
     text = REFUND.model_copy(update={"parameters": (REFUND.parameters[0], Parameter(name="reason"))})

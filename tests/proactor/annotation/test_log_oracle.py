@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from proactor.annotation import MarkReader, OracleRequest, annotate, compare_windows, merge
+from proactor.annotation import (
+    AnnotationOptions,
+    MarkReader,
+    OracleRequest,
+    annotate,
+    compare_windows,
+    merge,
+)
 from proactor.annotation.cues import ENGLISH, synthetic_book
 from proactor.annotation.log_oracle import LogOracle, log_of
 from proactor.annotation.merge import MergedMarks
-from proactor.dialogue import Dialogue, Reference
+from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.windows import count
 from proactor.sources import load
@@ -148,6 +155,37 @@ def test_an_action_that_nothing_places_is_left_out_and_counted(tmp_path: Path) -
         [logged(None), logged(7, day=3).model_copy(update={"id": "e"})], TOOLS, LogOracle(), tmp_path
     )
     assert report["drops"] == {"not_placed": 1}
+
+
+@pytest.mark.parametrize("trigger", [3, 5, 7, 9])
+def test_a_trigger_on_an_agents_turn_counts_at_the_user_turn_before(tmp_path: Path, trigger: int) -> None:
+    user, agent = logged(trigger, day=3, people=5), logged(trigger + 1, day=3, people=5)
+    assert annotated(agent, TOOLS, LogOracle()) == annotated(user, TOOLS, LogOracle()) != MergedMarks()
+    reports = [
+        annotate([dialogue], TOOLS, LogOracle(), tmp_path / name)
+        for name, dialogue in (("user", user), ("agent", agent))
+    ]
+    windows = [(tmp_path / name / "windows.jsonl").read_text() for name in ("user", "agent")]
+    assert windows[0] == windows[1] and reports[0]["gates"] == reports[1]["gates"]
+
+
+@pytest.mark.parametrize("trigger", [0, 1])
+@pytest.mark.parametrize("said", [{}, {"day": 4, "people": 6}])
+def test_an_action_run_before_the_user_spoke_is_not_placed(
+    tmp_path: Path, trigger: int, said: dict[str, int]
+) -> None:
+    turns = (Turn(index=1, speaker="agent", text="hello"), *BOOKING.turns)
+    numbered = tuple(turn.model_copy(update={"index": i}) for i, turn in enumerate(turns, start=1))
+    early = logged(trigger, Dialogue(id="d", turns=numbered), **said)
+    assert annotated(early, TOOLS, LogOracle()) == MergedMarks()
+    report = annotate([early], TOOLS, LogOracle(), tmp_path, AnnotationOptions(gates=False))
+    assert report["drops"] == {"not_placed": 1}
+    late = Reference(
+        id="s", name="book", params={"day": "monday"}, observed_trigger=8, value_turns={"day": 4}
+    )
+    both = early.model_copy(update={"references": (*early.references, late)})
+    alone = early.model_copy(update={"references": (late,)})
+    assert annotated(both, TOOLS, LogOracle()) == annotated(alone, TOOLS, LogOracle()) != MergedMarks()
 
 
 def test_an_offer_counts_once_the_user_takes_it_up() -> None:

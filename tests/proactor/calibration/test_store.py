@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from proactor.calibration.thresholds import Thresholds
 from proactor.calibration.tradeoff import load_trade_offs
 from proactor.commands.calibrate import calibrate
 from proactor.commands.common import UsageError
+from proactor.dialogue.catalog import Catalog
 from proactor.files import SourceError
 from proactor.training.workspace import Workspace
 from tests.proactor.runs import config, config_file
@@ -52,7 +55,38 @@ def test_a_killed_scoring_goes_on_where_it_was(
     assert again == whole
     score_part(workspace, "dev", workspace.dev, None, 0.02)  # another floor: scored anew
     assert asked[3:] == ids
-    assert fingerprint(workspace, None, 0.01) != fingerprint(workspace, tiny_model, 0.01)
+    dev = workspace.dev
+    assert fingerprint(workspace, dev, None, 0.01) != fingerprint(workspace, dev, tiny_model, 0.01)
+
+
+def test_scores_are_made_anew_where_the_data_or_the_model_changed_under_the_same_config(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    workspace = Workspace.open(config(tmp_path, model, **PLAIN))
+    dialogues = list(workspace.dev)
+    first = score_part(workspace, "dev", dialogues, None, 0.01)
+    assert score_part(workspace, "dev", dialogues, None, 0.01).made_by == first.made_by
+
+    turn = dialogues[0].turns[0].model_copy(update={"text": "something else altogether"})
+    said = dialogues[0].model_copy(update={"turns": (turn, *dialogues[0].turns[1:])})
+    again = score_part(workspace, "dev", [said, *dialogues[1:]], None, 0.01)
+    assert again.probabilities[0] != first.probabilities[0], "the corrected dialogue is scored again"
+    assert again.probabilities[1:] == first.probabilities[1:]
+
+    rewindowed = [d.model_copy(update={"references": ()}) for d in dialogues]
+    assert fingerprint(workspace, rewindowed, None, 0.01) == first.made_by, "no prompt holds a window"
+
+    catalog = workspace.encoder.catalog
+    tool = catalog.tools[0].model_copy(update={"description": "something else altogether"})
+    workspace.encoder.catalog = Catalog(tools=(tool, *catalog.tools[1:]))
+    assert fingerprint(workspace, dialogues, None, 0.01) != first.made_by
+    workspace.encoder.catalog = catalog
+    assert fingerprint(workspace, dialogues, None, 0.01) == first.made_by
+
+    os.utime(model / "config.json", ns=(1, 1))
+    assert fingerprint(workspace, dialogues, None, 0.01) != first.made_by, "another model in its folder"
 
 
 def test_the_command_writes_what_a_report_reads_and_keeps_other_data_apart(

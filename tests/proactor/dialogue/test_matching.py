@@ -18,6 +18,7 @@ from proactor.dialogue.matching import (
     similarity,
     timing_at,
 )
+from tests.proactor.annotation.scripted import talk
 from tests.proactor.dialogues import pending, ready, users
 
 BOOK = Reference(id="b", name="book", params={"day": "Monday", "time": "9"}, coverage=(2, 6), ready=(4, 5))
@@ -100,6 +101,29 @@ def test_unknown_windows_are_masked_unless_a_known_one_is_nearer() -> None:
     assert timings(both, 4, [ready("book", day="Monday", time="9")]) == [Timing.ON_TIME]
     assert timings(both, 1, [ready("book", day="Monday", time="9")]) == [Timing.FALSE]
     assert timings(alone, 4, [ready("call")]) == [Timing.FALSE]
+
+
+def test_an_action_as_near_to_an_unknown_window_goes_by_the_turn() -> None:
+    known = BOOK.model_copy(update={"coverage": (1, 2), "ready": (1, 2)})
+    unknown = BOOK.model_copy(update={"id": "u", "coverage": (4, 6), "ready": None})
+    fire, part = ready("book", day="Monday", time="9"), ready("book", day="Monday")
+    for rule in (MatchRule(), EXACT):
+        at = [timings(users(7, known, unknown), turn, [fire], rule=rule)[0] for turn in range(1, 8)]
+        masked = [Timing.UNKNOWN] * 3
+        assert at == [Timing.ON_TIME, Timing.ON_TIME, Timing.FALSE, *masked, Timing.FALSE]
+    assert timings(users(7, known, unknown), 4, [part, pending("book", day="Monday")]) == [Timing.UNKNOWN]
+    after = {"b": Timing.ON_TIME}
+    assert timings(users(7, known, unknown), 4, [fire], fired=after) == [Timing.UNKNOWN], "another call of it"
+    logged = unknown.model_copy(update={"coverage": None, "observed_trigger": 5})
+    at = [timings(users(7, known, logged), turn, [fire])[0] for turn in (4, 5)]
+    assert at == [Timing.FALSE, Timing.UNKNOWN]
+    spoken = talk(*"abcdefg", references=(known, logged.model_copy(update={"observed_trigger": 6})))
+    assert [timings(spoken, turn, [fire])[0] for turn in (3, 5)] == [Timing.FALSE, Timing.UNKNOWN], "at 6"
+    open_too = BOOK.model_copy(update={"coverage": (1, 5), "ready": (1, 4)})
+    at = [timings(users(7, open_too, unknown), turn, [fire])[0] for turn in (4, 5, 6)]
+    assert at == [Timing.ON_TIME, Timing.LATE, Timing.UNKNOWN], "the known one, while it is open"
+    farther = BOOK.model_copy(update={"id": "f", "params": {"day": "Monday", "time": "10"}})
+    assert timings(users(7, known, unknown, farther), 4, [fire]) == [Timing.UNKNOWN]
 
 
 def test_a_withdrawn_action_may_be_pending_but_not_fire() -> None:

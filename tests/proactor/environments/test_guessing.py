@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from proactor.environments.errors import EpisodeOver, GymError
 from proactor.environments.gyms.catalog import GYMS, open_gym
 from proactor.environments.gyms.questions import QuestionsGym
+from proactor.environments.gyms.tasks import Tasks
 from proactor.environments.host import Host
 from proactor.environments.protocol import Call
 from proactor.environments.users import UserModel
@@ -111,6 +113,20 @@ def test_other_turns_and_the_end(tmp_path: Path) -> None:
         ({"name": "turtle", "path": "."}, "gym.user: the turtle gym needs it"),
         ({"name": "turtle", "path": ".", "user": 3}, "gym.user: unknown key"),
         ({"name": "function", "path": "/nowhere"}, "/nowhere: no such file"),
+        ({"name": "function_family", "largest": "5"}, r"gym\.largest: .*got '5' \(the function_family gym\)"),
+        ({"name": "function_family", "unseen_rules": 1}, r"gym\.unseen_rules: .*boolean, got 1"),
+        ({"name": "function_family", "seed": True}, r"gym\.seed: .*integer, got True"),
+        ({"name": "taira", "ndcg_weight": "a"}, r"gym\.ndcg_weight: .*number, got 'a' \(the taira gym\)"),
+        ({"name": "taira", "call_price": math.nan}, r"gym\.call_price: .*finite number, got nan"),
+        ({"name": "agentcf", "rounds": 2.5}, r"gym\.rounds: .*integer, got 2\.5"),
+        ({"name": "questions", "user_verbs": 5}, r"gym\.user_verbs: .*got 5 \(the questions gym\)"),
+        ({"name": "questions", "user_verbs": "action"}, r"gym\.user_verbs: .*got 'action'"),
+        ({"name": "questions", "user_verbs": ["action", 3]}, r"gym\.user_verbs\.1: .*string, got 3"),
+        ({"name": "questions", "max_turns": "x"}, r"gym\.max_turns: .*integer, got 'x'"),
+        ({"name": "intention", "path": ".", "max_turns": None}, r"gym\.max_turns: .*integer, got None"),
+        ({"name": "function", "path": 3}, r"gym\.path.*got 3 \(the function gym\)"),
+        ({"name": "tau", "path": ".", "database": []}, r"gym\.database.*got \[\]"),
+        ({"name": "events", "path": ".", "pay": 1}, r"gym\.pay: .*'plain' or 'priced', got 1"),
     ],
 )
 def test_what_the_catalog_refuses(settings: dict[str, Any], said: str) -> None:
@@ -119,14 +135,22 @@ def test_what_the_catalog_refuses(settings: dict[str, Any], said: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_the_catalog_takes_what_the_classes_declare() -> None:
+    gym = open_gym({"name": "questions", "user_verbs": ["answer"]})
+    assert gym.make("otter").user_verbs == {"answer"}
+    assert open_gym({"name": "taira", "train": 3, "test": 1, "call_price": 0}).tasks("test")
+
+
 def test_a_gym_without_a_user_takes_none() -> None:
     with pytest.raises(GymError, match=r"gym\.user: the questions gym takes none"):
         open_gym({"name": "questions"}, user=Scripted())
 
 
 def test_a_wrong_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GymError, match="split='mine'"):
+    with pytest.raises(GymError, match=r"gym\.split: .*'official' or 'none', got 'mine'"):
         world(tmp_path, "telepathy", Scripted(), split="mine")
+    with pytest.raises(GymError, match="telepathy: split='mine'"):
+        Tasks("telepathy", {}, "mine", frozenset())  # type: ignore[arg-type]
 
 
 def test_the_catalog_opens_a_gym() -> None:

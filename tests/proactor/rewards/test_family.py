@@ -206,6 +206,27 @@ MIX = "reward 'mixture': components"
             "'adaptive_ruler': metric: .*'rac' or 'max_rac', got 'pri'",
         ),
         ("adaptive_ruler", RULE | {"metric_options": {"x": 1}}, "unknown key 'metric_options.x'"),
+        (
+            "adaptive_ruler",
+            RULE | {"metric_options": {"early": 0.0}},
+            r"'adaptive_ruler': unknown key 'metric_options\.early'",
+        ),
+        *(
+            (
+                "mixture",
+                {"components": {part: {"weight": 1, key: value}}},
+                f"{MIX}.{part}: unknown key '{key}'",
+            )
+            for part, key, value in (
+                ("rac", "early", 0.0),
+                ("rac", "pending", 0.5),
+                ("max_rac", "early", "linear"),
+                ("timing", "waiting", "ready"),
+                ("false", "waiting", "ready"),
+                ("false", "early", 0.0),
+                ("false", "pending", 0.5),
+            )
+        ),
         ("adaptive_metric", {"beta": 1}, "'adaptive_metric': unknown key 'beta'"),
         ("utility", {"benefit": 1}, "'utility': unknown key 'benefit'"),
         ("mixture", {}, "'mixture': components: Field required"),

@@ -19,6 +19,7 @@ from proactor.dialogue.candidates import Candidates
 from proactor.dialogue.catalog import Catalog, Effect, Parameter, Tool
 from proactor.dialogue.matching import Timing
 from proactor.dialogue.parse import Parsed, parse
+from proactor.dialogue.prompt import unknowable
 from proactor.rewards import (
     REGISTRY,
     RewardError,
@@ -103,6 +104,16 @@ def test_coefficients_and_options() -> None:
     assert parts(2, FULL, early="linear")["timing"] == pytest.approx(1 / 3)
     assert [parts(u, waiting="ready")["rac"] for u in range(1, 8)] == [1, 1, 1, 0, 0, 1, 1]
     assert [parts(u, pending("book", day="Monday"), pending=0.5)["timing"] for u in (1, 2, 4)] == [0, 0.5, 0]
+
+
+def test_a_fire_that_an_unknown_window_may_make_right_earns_no_less_than_waiting() -> None:
+    known = BOOK.model_copy(update={"coverage": (1, 2), "ready": (1, 2)})
+    unknown = BOOK.model_copy(update={"id": "u", "coverage": (3, 5), "ready": None})
+    dialogue = users(7, known, unknown)
+    assert [unknowable(dialogue, turn) for turn in range(1, 7)] == [False, False, True, True, True, False]
+    for turn in (3, 4, 5):
+        assert parts(turn, FULL, dialogue=dialogue) == parts(turn, dialogue=dialogue)
+    assert parts(6, FULL, dialogue=dialogue)["reward"] == pytest.approx(-0.1)
 
 
 BOOKING = Tool(name="book", parameters=(Parameter(name="day"), Parameter(name="time")))

@@ -72,12 +72,31 @@ def test_chat_messages_become_turns_and_tool_calls_references(tmp_path: Path) ->
 
 
 def test_chats_without_an_id_have_one_of_their_content(tmp_path: Path) -> None:
-    records = [{"messages": CHAT}, {"messages": CHAT[1:]}, {"messages": CHAT}]
+    records = [{"messages": CHAT}, {"messages": CHAT[1:]}]
     ids = [d.id for d in read(tmp_path, *records).dialogues]
-    assert len(set(ids)) == 3 and ids[2] == f"{ids[0]}-2"
-    assert [d.id for d in read(tmp_path, *records[1:]).dialogues] == [ids[1], ids[0]]
+    assert len(set(ids)) == 2
+    assert [d.id for d in read(tmp_path, *records[::-1]).dialogues] == ids[::-1]
     with pytest.raises(SourceError, match="no id"):
         read(tmp_path, {"turns": []})
+
+
+def test_a_chat_without_an_id_that_comes_again_is_in_no_other_part(tmp_path: Path) -> None:
+    chats = [[message("user", f"hi {i}"), message("assistant", "hello")] for i in range(30)]
+    once = [{"messages": chat} for chat in chats]
+    again = [{"seen_at": 3, "messages": [dict(reversed(m.items())) for m in chat]} for chat in chats]
+    named = [{"messages": chats[0], "id": "mine"}]
+    corpora = {part: read(tmp_path, *once, *again, *named, split=part) for part in ("train", "dev", "test")}
+    said = {part: {d.turns[0].text for d in c.dialogues if d.id != "mine"} for part, c in corpora.items()}
+    assert sum(map(len, said.values())) == len(set().union(*said.values())) == 30
+    for part, corpus in corpora.items():
+        assert corpus.counters["repeated_chats"] == len(corpus.dropped) == len(said[part]) > 0
+    whole = read(tmp_path, *once, *again, *again[:1], *named)
+    first = whole.dialogues[0].id
+    assert len(whole) == 31 and whole.counters["repeated_chats"] == 31
+    assert whole.dropped[f"{first}-2"] == f"the same chat as {tmp_path / 'chats.jsonl'}:1"
+    assert [whole.places[f"{first}-{n}"].rsplit(":")[-1] for n in (2, 3)] == ["31", "61"]
+    other = [{"messages": chats[0], "domain": "other"}, {"messages": chats[0], "tools": ["book"]}]
+    assert len(read(tmp_path, *once[:1], *other)) == 3, "what is read of them differs"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ import pytest
 from proactor.dialogue import Action, Status
 from proactor.dialogue.matching import Timing, classify
 from proactor.files import SourceError
-from proactor.sources import load, split_of
+from proactor.sources import Corpus, load, split_of
+from proactor.sources.corpus import select_share
+from proactor.sources.unseen import Unseen
 
 
 def judgement(
@@ -49,6 +51,11 @@ RECORDS = [
 def write(folder: Path, *records: Any) -> Path:
     (folder / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     return folder
+
+
+def streams(corpus: Corpus) -> set[str]:
+    """The first events of a corpus' streams."""
+    return {dialogue.turns[0].text.splitlines()[0] for dialogue in corpus.dialogues}
 
 
 def test_streams(tmp_path: Path) -> None:
@@ -110,6 +117,23 @@ def test_a_stream_is_in_one_part(tmp_path: Path) -> None:
             stream = dialogue.id.rsplit("/", 1)[0]
             assert parts.setdefault(stream, split) == split == split_of(stream)
     assert len(parts) == 20 and len(load("proactivebench", tmp_path, limit=5)) == 5
+
+
+@pytest.mark.parametrize("unit", ["trace", "judgement"])
+def test_a_stream_is_in_one_part_beside_what_is_kept_from_training(tmp_path: Path, unit: str) -> None:
+    records = [judgement(n, True, first=letter) for letter in "abcdefghijklmnopqrst" for n in (1, 2, 3)]
+    alike = [judgement(3, False, first=letter) for letter in "abcdefghijklmnopqrst"]
+    for record in alike:
+        record["obs"][2]["event"] = "elsewhere"
+    write(tmp_path, *records, *alike)
+    unseen = Unseen(domains=("none",), seen=1000)
+    train, whole = (load("proactivebench", tmp_path, split=part, unit=unit) for part in ("train", None))  # type: ignore[arg-type]
+    test = unseen.apply(whole, "test", None, 0)
+    trained, tested = streams(train), streams(test)
+    assert trained and tested and not trained & tested
+    low, high = (select_share(whole, share, None, 0) for share in ((0, 0.5), (0.5, 1)))
+    assert len(low) + len(high) == len(whole)
+    assert not streams(low) & streams(high)
 
 
 def test_need_that_is_disputed_is_not_scored(tmp_path: Path) -> None:

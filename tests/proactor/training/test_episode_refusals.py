@@ -21,6 +21,10 @@ pytestmark = pytest.mark.usefixtures("guess")
         ("method.options.user_prise=1", "method.options: unknown key 'user_prise' of bao (known: user_price"),
         ("method.options.user_price=-1", "method.options: user_price: "),
         ("environment.options.trian=3", "environment: gym.trian: unknown key of the guess gym (did you mean"),
+        (
+            "environment.options.train=[3]",
+            "environment: gym.train: Input should be a valid integer, got [3] (the guess",
+        ),
         ("environment.dev=16", "leaves none to train on"),
         ("grpo=null", "neither sft nor grpo"),
         ("sft.lr=1e-3", "guess has no symbolic expert"),
