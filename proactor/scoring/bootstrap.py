@@ -35,7 +35,7 @@ KEYS = (
 """The metrics of a summary."""
 
 LOWER_IS_BETTER = ("false_per_100", "ftr")
-"""Those of `KEYS` of which less is better: rates of wrong fires, which an agent that never acts keeps at 0."""
+"""Those of `KEYS` of which less is better: wrong fires, of which an agent that never acts has none."""
 
 
 @dataclass(frozen=True, slots=True)

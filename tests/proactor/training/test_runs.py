@@ -120,6 +120,27 @@ def test_a_folder_with_a_run_is_not_taken_by_accident(run: Run) -> None:
     assert run.rows()
 
 
+@pytest.mark.parametrize("name", ["start", "best", "last", "samples/mine"])
+@pytest.mark.parametrize("word", ["fresh", ""])
+def test_a_run_does_not_start_with_what_it_writes_itself(run: Run, name: str, word: str) -> None:
+    """It would be deleted, or replaced, and a resumed run would find another one."""
+    (run.folder / name).mkdir(parents=True)
+    (run.folder / name / "adapter").write_text("mine")
+    itself = CONFIG.model_copy(update={"start": f"{run.folder}/../r/{name}"})
+    with pytest.raises(
+        RunError, match=rf"^start: .*the run itself writes into \S+/{name.split('/')[0]}; name=…"
+    ):
+        run.begin(itself, resume=False, fresh=word == "fresh")
+    assert (run.folder / name / "adapter").exists()
+
+
+def test_a_run_may_start_with_what_lies_beside_its_files(run: Run) -> None:
+    (run.folder / "mine").mkdir()
+    beside = CONFIG.model_copy(update={"start": str(run.folder / "mine")})
+    run.begin(beside, resume=False, fresh=True)
+    assert (run.folder / "mine").is_dir()
+
+
 @pytest.mark.parametrize(
     ("change", "allowed"),
     [
