@@ -22,13 +22,16 @@ from proactor.config_base import Redraws, RunBase, Section, Share, with_decay_to
 from proactor.dialogue.board import BoardShares
 from proactor.dialogue.prompt import Mode
 from proactor.engine import GRPO, SFT, Sampling
-from proactor.scoring.bootstrap import KEYS
+from proactor.scoring.bootstrap import KEYS, LOWER_IS_BETTER
 from proactor.scoring.utility import CostTable
 from proactor.sources import NAMES, Selection, Split
 from proactor.sources.unseen import Unseen
 
 DEFAULT_TOKENS: dict[Mode, int] = {"plain": 64, "reasoning": 192, "graph": 320}
 """Most tokens of an answer where a config does not set them: thoughts and graphs need more."""
+
+METRICS = tuple(key for key in KEYS if key not in LOWER_IS_BETTER)
+"""Metrics by which an adapter can be chosen: more of each is better."""
 
 
 class Part(Section):
@@ -179,8 +182,9 @@ class EvalOptions(Section):
     @field_validator("metric")
     @classmethod
     def _check_metric(cls, value: str) -> str:
-        if value not in KEYS:
-            raise ValueError(f"{value!r} is not one of {', '.join(KEYS)}")
+        if value not in METRICS:
+            why = "is lowest for an agent that never acts" if value in LOWER_IS_BETTER else "is unknown"
+            raise ValueError(f"{value!r} {why}; take one of {', '.join(METRICS)}")
         return value
 
 

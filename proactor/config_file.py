@@ -31,7 +31,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     ``name`` defaults to the file's name. Raises ConfigError, also for a run in an environment.
     """
-    config = load_run(path, overrides)
+    return _of_dialogues(path, load_run(path, overrides))
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """As `load_config`, its paths as they are written: no variable is replaced, nothing is looked up."""
+    return _of_dialogues(path, read_run(path, overrides))
+
+
+def _of_dialogues(path: str | Path, config: RunConfig | EpisodeConfig) -> RunConfig:
     if isinstance(config, EpisodeConfig):
         raise ConfigError(
             f"{path}: environment: a run in an environment; train, pretrain, report and compare take those"
@@ -42,6 +50,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig | EpisodeConfig:
     """As `load_config`, of either kind: with a key ``environment`` the file is an `EpisodeConfig`."""
     file = Path(path)
+    config, by_key = _read_run(file, overrides)
+    section = "data" if isinstance(config, RunConfig) else "environment"
+    data: Data | EnvironmentOptions = getattr(config, section)
+    place = f"{section}.path"
+    found = _find_data(data.path, file, f"{_source(place, file, by_key)}: {place}")
+    model = _find_model(config.model, file, _source("model", file, by_key))
+    return config.model_copy(update={section: data.model_copy(update={"path": found}), "model": model})
+
+
+def read_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig | EpisodeConfig:
+    """As `read_config`, of either kind."""
+    return _read_run(Path(path), overrides)[0]
+
+
+def _read_run(file: Path, overrides: Sequence[str]) -> tuple[RunConfig | EpisodeConfig, dict[str, str]]:
+    """A config, its paths as they are written, and its overrides by key."""
     values = _read(file)
     values.setdefault("name", file.stem)
     kind: type[RunConfig | EpisodeConfig] = EpisodeConfig if "environment" in values else RunConfig
@@ -53,15 +77,9 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig | Epi
         _assign(values, key, _parse_value(kind, key, text), override)
         by_key[key] = override
     try:
-        config = kind.model_validate(values)
+        return kind.model_validate(values), by_key
     except ValidationError as error:
         raise ConfigError(_one_line(kind, error, file, by_key)) from None
-    section = "data" if isinstance(config, RunConfig) else "environment"
-    data: Data | EnvironmentOptions = getattr(config, section)
-    place = f"{section}.path"
-    found = _find_data(data.path, file, f"{_source(place, file, by_key)}: {place}")
-    model = _find_model(config.model, file, _source("model", file, by_key))
-    return config.model_copy(update={section: data.model_copy(update={"path": found}), "model": model})
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -76,13 +76,13 @@ def calibrate(
     from proactor.calibration.store import save_probabilities
     from proactor.calibration.tradeoff import save_trade_offs
     from proactor.engine import atomic_file
-    from proactor.training.evaluation_files import calibration_file
+    from proactor.training.evaluation_files import RunFiles
 
     with writing_to(settings, adapter):
+        files = RunFiles.of(settings, config, overrides or [])
         workspace = open_workspace(settings, adapter)
-        own, parts = load_config(config), (split_dev, split)
         thresholds_file, trade_offs_file, probabilities_file = (
-            calibration_file(settings, own, parts, adapter, kind)
+            files.calibration((split_dev, split), adapter, kind)
             for kind in ("thresholds", "tradeoff", "probabilities")
         )
         thresholds, trade_offs, shown = _score_and_choose(

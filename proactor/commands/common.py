@@ -125,9 +125,9 @@ def run_folder(run: Path) -> Path:
 
         check_run(run)
         return run
-    from proactor.config_file import load_run
+    from proactor.config_file import read_run
 
-    folder = load_run(run).folder
+    folder = read_run(run).folder
     if not folder.exists():
         raise UsageError(f"{folder}: no such run; {run} is its config (proactor train)")
     return folder

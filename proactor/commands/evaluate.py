@@ -49,11 +49,14 @@ def evaluate(
     settings = load_config(config, overrides or [])
     check_split(split)
     with nullcontext() if output is not None else writing_to(settings, adapter):
-        _evaluate(settings, load_config(config), adapter, split, output)
+        from proactor.training.evaluation_files import RunFiles
+
+        file = output or RunFiles.of(settings, config, overrides or []).evaluation(split, adapter)
+        _evaluate(settings, adapter, split, file)
 
 
-def _evaluate(settings: RunConfig, own: RunConfig, adapter: str, split: str, output: Path | None) -> None:
-    """``own``: the config without overrides, the run's own."""
+def _evaluate(settings: RunConfig, adapter: str, split: str, file: Path) -> None:
+    """``file``: to write to."""
     workspace = open_workspace(settings, adapter)
     from proactor.engine import atomic_file
     from proactor.evaluation.breakdown import breakdown, breakdown_tables
@@ -61,7 +64,7 @@ def _evaluate(settings: RunConfig, own: RunConfig, adapter: str, split: str, out
     from proactor.scoring.bootstrap import KEYS, intervals
     from proactor.scoring.metrics import ALL
     from proactor.tables import metrics_table, plain_name
-    from proactor.training.evaluation_files import evaluation_file, played
+    from proactor.training.evaluation_files import played
 
     dialogues = dialogues_of(workspace, split)
     with terminal() as ui:
@@ -85,7 +88,6 @@ def _evaluate(settings: RunConfig, own: RunConfig, adapter: str, split: str, out
         "breakdown": parts.model_dump(mode="json"),
         **metrics,
     }
-    file = output or evaluation_file(settings, own, split, adapter)
     atomic_file(file, (json.dumps(record, indent=2) + "\n").encode())
     console.print(metrics_table(f"{split}: {len(dialogues)} dialogues", metrics, KEYS))
     for table in breakdown_tables(parts):

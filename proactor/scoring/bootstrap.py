@@ -34,6 +34,9 @@ KEYS = (
 )
 """The metrics of a summary."""
 
+LOWER_IS_BETTER = ("false_per_100", "ftr")
+"""Those of `KEYS` of which less is better: wrong fires, of which an agent that never acts has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:

@@ -28,13 +28,20 @@ MAY_CHANGE = (
     "engine.rank_timeout",
     "engine.max_waiting",
     "engine.parked_share",
-    "eval",
+    "eval.adapter",
+    "eval.budget",
+    "eval.final",
+    "eval.limit",
+    "eval.resamples",
     "save_every",
     "max_nonfinite",
     "samples_every",
     "runs",
 )
-"""Keys that a resumed run may change; with another value of any other key it would be another run."""
+"""Keys that a resumed run may change; with another value of any other key it would be another run.
+
+What else `eval` has decides the value that a check on dev gives: of two kinds of value none is the best.
+"""
 
 
 def refused_change(file: Path, config: RunConfig | EpisodeConfig) -> str | None:

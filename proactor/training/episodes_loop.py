@@ -6,7 +6,6 @@ the phases, and how they are saved and resumed.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -27,12 +26,13 @@ from proactor.training.demonstrations import Demonstrations
 from proactor.training.episode_rows import sample_rows
 from proactor.training.episodes import Arena, added, open_tasks, open_user
 from proactor.training.expert_steps import ExpertSteps
+from proactor.training.loading import load_start
 from proactor.training.method_credit import Credit
 from proactor.training.origin import origin
 from proactor.training.runs import Run, RunError
 from proactor.training.stages import StageB, Stages
 from proactor.training.step_episodes import episodes_row, first_failure, play_step
-from proactor.training.steps import SFT_STATISTICS, Row, batch, update
+from proactor.training.steps import Row, batch, supervised_update, update
 from proactor.training.stop_signals import stop_signals
 from proactor.training.summary import interval_values
 from proactor.training.teaching import Teaching, open_critic
@@ -45,8 +45,6 @@ COUNTS = (
     "groups_with_spread",
 )
 """Counters of `Credit.groups`, which every row has."""
-NOTHING_LEARNED = {**dict.fromkeys(SFT_STATISTICS, math.nan), "tokens_trained": 0.0}
-"""Statistics of a supervised step whose tasks have no demonstration."""
 
 
 class EpisodeTraining(Stages):
@@ -84,12 +82,9 @@ class EpisodeTraining(Stages):
         tasks = self.arena.tasks.train
         epoch, chosen_tasks, _ = batch(tasks, size, self.config.seed, phase, step, str)
         groups, left_out = taught.groups(self.engine.share(chosen_tasks))
-        given = any(self.engine.gather(bool(groups), "demonstrations"))
-        stats = self.engine.train(groups, stage) if given else NOTHING_LEARNED
         return {
             "epoch": epoch,
-            **{key: stats[key] for key in SFT_STATISTICS},
-            "skipped_update": float(not given),
+            **supervised_update(self.engine, groups, stage),
             **added(self.engine, left_out, "demonstrations"),
         }
 
@@ -217,10 +212,12 @@ def train_episodes(
         )
     run = Run(config.folder, writer=int(os.environ.get("RANK", "0")) == 0)
     with sole_writer(run.folder) if run.writer else nullcontext():
-        run.begin(config, resume=resume, fresh=fresh)
+        run.check(config, resume=resume, fresh=fresh)
         arena = Arena.open(config, ui)
         try:
             with arena.engine.together("training"):
+                load_start(arena.engine, config)
+                run.begin(config, resume=resume, fresh=fresh)
                 return _run(arena, run, resume, ui or Quiet())
         finally:
             arena.close()
@@ -242,8 +239,6 @@ def check_teaching(config: EpisodeConfig, credit: Credit, gym: Gym) -> None:
 def _run(arena: Arena, run: Run, resume: bool, ui: Progress) -> Row:
     """The stages of a run, and the comparison at its end."""
     engine, config = arena.engine, arena.config
-    if config.start is not None:
-        engine.load_adapter(config.start)
     initial = engine.state_dict()
     sizes = ", ".join(f"{len(getattr(arena.tasks, part))} {part}" for part in ("train", "dev", "test"))
     ui.say(f"{arena.gym.name}: {sizes} tasks")

@@ -7,7 +7,7 @@ from the run's own config joins the name, so that no evaluation replaces that of
     evaluate-test-train-best.json         data.test.split=train ("all" for null)
     evaluate-test-sgd-best.json           data.source=sgd
     evaluate-test-limit-50-best.json      data.test.limit=50 ("no-limit" for null)
-    evaluate-test-1f2e3d4c-best.json      anything else of the data, prompt, model or play
+    evaluate-test-1f2e3d4c-best.json      anything else of the data, prompt, model, reward or play
 
 The files of `proactor calibrate` are named by the same rule: ``tradeoff.json`` is the run's own, the one that
 its report shows, and ``tradeoff-dev-limit-400-test-limit-400-best.json`` is not.
@@ -18,46 +18,62 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from proactor.config import RunConfig
-from proactor.config_file import load_config
+from proactor.config_base import ConfigError
+from proactor.config_file import read_config
 from proactor.training.adapters import OWN
 
 NOT_PLAYED = {"metric", "resamples", "budget", "final"}
 """Keys of `eval` that change nothing in how dialogues are played and scored."""
 
 
-def evaluation_file(settings: RunConfig, base: RunConfig, part: str, adapter: str) -> Path:
-    """The file for an evaluation of ``part`` with ``adapter``.
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """Names of the files in the folder of a run; ``here``: the config that is played, ``own``: the run's.
 
-    The run's own config is the ``config.yaml`` of its folder, or ``base`` (the config without overrides)
-    where there is none. Raises ConfigError when the run's config cannot be read.
+    Both with paths as they are written: those of the run may be another machine's.
     """
-    names = _part_names(settings, _own(settings, base), part)
-    return settings.folder / f"{'-'.join(['evaluate', *names, _adapter_name(adapter)])}.json"
 
+    folder: Path
+    here: RunConfig
+    own: RunConfig
 
-def calibration_file(
-    settings: RunConfig, base: RunConfig, parts: tuple[str, str], adapter: str, kind: str
-) -> Path:
-    """The file ``kind`` ("tradeoff") of thresholds chosen on the first part and tried on the second.
+    @classmethod
+    def of(cls, settings: RunConfig, file: Path, overrides: Sequence[str] = ()) -> RunFiles:
+        """Those of the run of ``settings``, which are ``file`` with ``overrides``.
 
-    Arguments and errors as `evaluation_file`.
-    """
-    own = _own(settings, base)
-    names, of_run = (
-        [name for part in read for name in _part_names(config, own, part)]
-        for config, read in ((settings, parts), (own, ("dev", "test")))
-    )
-    names = [] if (names, adapter) == (of_run, "best") else [*names, _adapter_name(adapter)]
-    return settings.folder / f"{'-'.join([kind, *names])}.json"
+        The run's own config is the ``config.yaml`` of its folder. Where there is none it is ``file`` without
+        the overrides, or with them where it is none without. Raises ConfigError when ``config.yaml`` cannot
+        be read.
+        """
+        written = settings.folder / "config.yaml"
+        if written.exists():
+            return cls(settings.folder, settings, read_config(written))
+        here = read_config(file, overrides)
+        try:
+            own = read_config(file)
+        except ConfigError:  # without a model, say
+            own = here
+        return cls(settings.folder, here, own)
 
+    def evaluation(self, part: str, adapter: str) -> Path:
+        """The file for an evaluation of ``part`` with ``adapter``."""
+        names = _part_names(self.here, self.own, part)
+        return self.folder / f"{'-'.join(['evaluate', *names, _adapter_name(adapter)])}.json"
 
-def _own(settings: RunConfig, base: RunConfig) -> RunConfig:
-    written = settings.folder / "config.yaml"
-    return load_config(written) if written.exists() else base
+    def calibration(self, parts: tuple[str, str], adapter: str, kind: str) -> Path:
+        """The file ``kind`` ("tradeoff") of thresholds chosen on the first part and tried on the second."""
+        names, of_run = (
+            [name for part in read for name in _part_names(config, self.own, part)]
+            for config, read in ((self.here, parts), (self.own, ("dev", "test")))
+        )
+        names = [] if (names, adapter) == (of_run, "best") else [*names, _adapter_name(adapter)]
+        return self.folder / f"{'-'.join([kind, *names])}.json"
 
 
 def _part_names(settings: RunConfig, own: RunConfig, part: str) -> list[str]:
@@ -84,6 +100,7 @@ def played(settings: RunConfig, part: str) -> dict[str, Any]:
 def _other_settings(settings: RunConfig, part: str) -> dict[str, Any]:
     """What else an evaluation depends on."""
     data = settings.data.model_dump(mode="json", exclude={"source", "train", "dev", "test", "labels"})
+    scored_apart = settings.eval.reward is not None or bool(settings.eval.reward_options)
     return {
         "data": data | {"path": data["path"] and os.path.normpath(data["path"])},
         "share": list(getattr(settings.data, part).share),
@@ -91,6 +108,7 @@ def _other_settings(settings: RunConfig, part: str) -> dict[str, Any]:
         "prompt": settings.prompt.model_dump(mode="json"),
         "eval": settings.eval.model_dump(mode="json", exclude=NOT_PLAYED),
         "seed": settings.seed if settings.eval.temperature > 0 else None,
+        "reward": None if scored_apart else [settings.reward, settings.reward_options],
     }
 
 

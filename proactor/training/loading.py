@@ -1,4 +1,4 @@
-"""The engine of a run."""
+"""The engine of a run, and the adapter that it starts with."""
 
 from __future__ import annotations
 
@@ -16,3 +16,10 @@ def load_engine(config: RunBase, ui: Progress) -> Engine:
         seed=config.seed,
         progress=lambda done, total: ui.substep("loading the model", done, total),
     )
+
+
+def load_start(engine: Engine, config: RunBase) -> None:
+    """Load `start` on every rank, or on none. Raises EngineError as `Engine.load_adapter`."""
+    if config.start is not None:
+        with engine.together("start"):
+            engine.load_adapter(config.start)

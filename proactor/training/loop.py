@@ -12,11 +12,12 @@ from proactor.rewards import load_reward
 from proactor.scoring.metrics import FIELDS
 from proactor.sole_writer import sole_writer
 from proactor.training.judge_watch import JudgeWatch
+from proactor.training.loading import load_start
 from proactor.training.outcome import outcome
 from proactor.training.runs import Run, RunError
 from proactor.training.stages import Stages
 from proactor.training.stats import sample_rows
-from proactor.training.steps import Row, grpo_step, held_out_loss, sft_step
+from proactor.training.steps import Row, grpo_step, held_out_groups, held_out_loss, sft_step
 from proactor.training.stop_signals import stop_signals
 from proactor.training.summary import compare
 from proactor.training.workspace import Workspace
@@ -89,24 +90,26 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False, ui: P
     rank = int(os.environ.get("RANK", "0"))
     run = Run(config.folder, writer=rank == 0)
     with sole_writer(run.folder) if run.writer else nullcontext():
-        run.begin(config, resume=resume, fresh=fresh)
-        return _train(config, run, resume, ui or Quiet())
+        run.check(config, resume=resume, fresh=fresh)
+        return _train(config, run, resume, fresh, ui or Quiet())
 
 
-def _train(config: RunConfig, run: Run, resume: bool, ui: Progress) -> Row:
+def _train(config: RunConfig, run: Run, resume: bool, fresh: bool, ui: Progress) -> Row:
     """The run in a folder that is this process's own."""
     workspace = Workspace.open(config, ui)
-    run.keep_catalog(workspace.encoder.catalog)
-    with workspace.engine.together("training"):
+    engine = workspace.engine
+    with engine.together("training"):
+        load_start(engine, config)
+        if config.sft is not None and not resume:
+            held_out_groups(workspace, config.sft)  # refuses a dev part without an answer
+        run.begin(config, resume=resume, fresh=fresh)
+        run.keep_catalog(workspace.encoder.catalog)
         return _run(workspace, run, resume, ui)
 
 
 def _run(workspace: Workspace, run: Run, resume: bool, ui: Progress) -> Row:
     """The stages of a run, and the comparison at its end."""
-    config = workspace.config
-    if config.start is not None:
-        workspace.engine.load_adapter(config.start)
-    initial = workspace.engine.state_dict()
+    config, initial = workspace.config, workspace.engine.state_dict()
     report_data(workspace, ui)
     with stop_signals() as signals:
         training = Training(workspace, run, signals, ui)

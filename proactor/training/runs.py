@@ -103,11 +103,10 @@ class Run:
         """Whether a run has written here."""
         return self._metrics.exists() or self.state.exists()
 
-    def begin(self, config: RunConfig | EpisodeConfig, *, resume: bool, fresh: bool) -> None:
-        """Prepare the folder and write the config.
-
-        Raises RunError when it holds a run that is neither to be resumed nor replaced, or is to be both, or
-        was begun with another config; and where a link leads out of it.
+    def check(self, config: RunConfig | EpisodeConfig, *, resume: bool, fresh: bool) -> None:
+        """Raise RunError when the folder holds a run that is neither to be resumed nor replaced, or is to be
+        both, or was begun with another config; where a link leads out of it, and where the run is to start
+        with an adapter of its own. Writes nothing.
         """
         if resume and fresh:
             raise RunError(f"{self.folder}: a run is resumed or replaced (fresh), not both")
@@ -123,8 +122,26 @@ class Run:
             )
         if self.begun and resume and (problem := refused_change(self.config, config)) is not None:
             raise RunError(problem)
+        if config.start is not None and (name := self._own_folder(Path(config.start))) is not None:
+            raise RunError(
+                f"start: {config.start}: the run itself writes into {self.folder / name}; name=… starts "
+                "another run with this adapter"
+            )
+
+    def _own_folder(self, path: Path) -> str | None:
+        """The one of `FOLDERS` that ``path`` lies in."""
+        place = path.resolve()
+        return next((n for n in FOLDERS if place.is_relative_to((self.folder / n).resolve())), None)
+
+    def begin(self, config: RunConfig | EpisodeConfig, *, resume: bool, fresh: bool) -> None:
+        """Replace the run in the folder where ``fresh``, and write the config: a run's first writes.
+
+        Called once everything else that the config names has been opened: a run that ended is not given up
+        for one that cannot run. Raises RunError as `check`, and where the folder cannot be written.
+        """
         if not self.writer:
             return
+        self.check(config, resume=resume, fresh=fresh)
         if self.folder.is_dir():
             sweep(self.folder)
         if fresh:

@@ -17,9 +17,10 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from proactor.config import GRPOStage, SFTStage
+from proactor.config_base import ConfigError
 from proactor.dialogue import Dialogue
 from proactor.dialogue.decisions import Decision, decisions
-from proactor.engine import GRPO, EarlyGradient, Engine, Group, NothingToTrain, ranged
+from proactor.engine import GRPO, SFT, EarlyGradient, Engine, Group, NothingToTrain, ranged
 from proactor.rewards import GroupReward, WeightedMetric
 from proactor.rewards.schedule import TrainingProgress
 from proactor.training.answers import AnswerGroup
@@ -44,6 +45,12 @@ SFT_STATISTICS = (
     "nonfinite_gradient",
 )
 """Statistics of the trainer that the row of a supervised step keeps."""
+
+NOTHING_LEARNED = {
+    **dict.fromkeys(SFT_STATISTICS, math.nan),
+    **dict.fromkeys(("tokens_trained", "tokens_computed", "tokens_avoided", "nonfinite_gradient"), 0.0),
+}
+"""Those of a supervised step that had nothing to train on."""
 
 
 def derive_seed(*parts: object) -> int:
@@ -83,19 +90,40 @@ def sft_step(workspace: Workspace, stage: SFTStage, step: int) -> Row:
         shares=stage.boards,
         pending=stage.pending,
     )
-    stats = engine.train(groups, stage)
+    learned = supervised_update(engine, groups, stage)
     counts = engine.gather((counters["examples"], counters["unknowable"]), "counters")
     return {
         "epoch": epoch,
-        **{key: stats[key] for key in SFT_STATISTICS},
+        **learned,
         "examples": sum(examples for examples, _ in counts),
         "unknowable": sum(unknowable for _, unknowable in counts),
     }
 
 
+def supervised_update(engine: Engine, groups: Sequence[Group], stage: SFT) -> Row:
+    """One supervised update with the groups of all ranks. A rank without groups takes part.
+
+    If no rank has a group, the weights stay and the row has ``skipped_update`` 1.
+    """
+    try:
+        stats, skipped = engine.train(groups, stage), 0.0
+    except NothingToTrain:  # on every rank
+        stats, skipped = NOTHING_LEARNED, 1.0
+    return {**{key: stats[key] for key in SFT_STATISTICS}, "skipped_update": skipped}
+
+
 def held_out_loss(workspace: Workspace, stage: SFTStage) -> float:
-    """Loss of the wanted answers on the dev dialogues (boards fixed by the seed), in nats per token."""
-    groups, _ = sft_groups(
+    """Loss of the wanted answers on the dev dialogues, in nats per token. Errors as `held_out_groups`."""
+    return workspace.engine.nll(held_out_groups(workspace, stage))
+
+
+def held_out_groups(workspace: Workspace, stage: SFTStage) -> list[Group]:
+    """This rank's wanted answers on the dev dialogues (boards fixed by the seed).
+
+    Raises ConfigError, on every rank, where no rank has one: the loss of nothing would be 0, which no later
+    check could beat.
+    """
+    groups, counters = sft_groups(
         workspace.encoder,
         workspace.engine.share(workspace.held_out),
         seed=workspace.config.seed,
@@ -103,7 +131,14 @@ def held_out_loss(workspace: Workspace, stage: SFTStage) -> float:
         shares=stage.boards,
         pending=stage.pending,
     )
-    return workspace.engine.nll(groups)
+    counts = workspace.engine.gather((len(groups), counters["unknowable"]), "held-out answers")
+    if not sum(examples for examples, _ in counts):
+        unknown = sum(unknowable for _, unknowable in counts)
+        raise ConfigError(
+            f"data.dev: the right answer is known at none of its {unknown} decision points, so there is no "
+            "held-out loss; take other dialogues, or leave the stage out (sft=null)"
+        )
+    return groups
 
 
 def grpo_step(workspace: Workspace, stage: GRPOStage, step: int) -> tuple[Row, list[AnswerGroup]]:

@@ -12,6 +12,7 @@ import yaml
 from proactor.config import RunConfig
 from proactor.config_base import SmallModel
 from proactor.config_file import load_config
+from proactor.dialogue import Dialogue, Reference
 from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import ChatFormat
 from proactor.sources import load
@@ -98,6 +99,12 @@ def adapter_run(folder: Path, model: Path, **more: Any) -> Path:
     engine.save_adapter(folder / "best")
     engine.release()
     return folder
+
+
+def masked(dialogue: Dialogue) -> Dialogue:
+    """The dialogue with an action whose window, which may be anywhere, nobody knows."""
+    action = Reference(id="r", name=dialogue.references[0].name, coverage=(1, len(dialogue.turns)))
+    return dialogue.model_copy(update={"references": (action,)})
 
 
 def length_reward(prompts: list[Any], completions: list[str], **columns: Any) -> list[float]:

@@ -137,6 +137,10 @@ SIZES = "hidden layers heads kv_heads intermediate vocabulary context batch lr m
         ("data.source=imagined", ["data.source", "one of synthetic, "]),
         ("data.path=/no/such/place", ["data.path", "/no/such/place"]),
         ("eval.metric=luck", ["eval.metric", "first_fire_f1"]),
+        *(
+            (f"eval.metric={key}", [f"eval.metric: '{key}' is lowest for an agent that never acts", "recall"])
+            for key in ("false_per_100", "ftr")
+        ),
         ("name=a/b", ["name"]),
         ("prompt.mode=thinking", ["prompt.mode", "'plain', 'reasoning' or 'graph'"]),
         ("data.labels=dots", ["data.labels", "'windows' or 'points'"]),

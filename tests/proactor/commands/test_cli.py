@@ -116,6 +116,23 @@ def test_evaluations_of_other_splits_do_not_replace_each_other(trained: Path) ->
     assert (folder / "evaluate-test-all-last.json").exists()
 
 
+def test_what_only_an_override_makes_valid_works_after_training_too(
+    trained: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the folder of another machine."""
+    monkeypatch.delenv("PROACTOR_DATA", raising=False)
+    settings = load_config(trained)
+    file = tmp_path / "tiny.yaml"
+    file.write_text(trained.read_text().replace(str(tiny_model), "${PROACTOR_DATA}/model"))
+    known = {f.name for f in settings.folder.iterdir()}
+    call("evaluate", file, f"model={tiny_model}", "--adapter", "start")
+    call("calibrate", file, f"model={tiny_model}", "--adapter", "start")
+    call("report", file)
+    added = {f.name for f in settings.folder.iterdir()} - known - {"scores"}
+    kinds = ("probabilities", "thresholds", "tradeoff")
+    assert added == {"evaluate-test-start.json", *(f"{kind}-dev-test-start.json" for kind in kinds)}
+
+
 def test_an_evaluation_of_something_else_has_a_file_of_its_own(trained: Path, tmp_path: Path) -> None:
     folder = load_config(trained).folder
     call("evaluate", trained, "--adapter", "last")

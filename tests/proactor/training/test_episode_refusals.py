@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from proactor.config_base import ConfigError
 from proactor.config_file import load_config
+from proactor.engine import ProactorError
 from proactor.training.episodes_loop import train_episodes
 from tests.proactor.commands.calls import refusal
 from tests.proactor.training.episodes import config
+from tests.proactor.training.test_loop import begun, contents
 
 pytestmark = pytest.mark.usefixtures("guess")
 
@@ -38,6 +41,24 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
         train_episodes(settings)
     assert message in str(refused.value) and "\n" not in str(refused.value)
     assert not settings.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("start=no/adapter", "no/adapter"),
+        ("model=no/model", "no/model"),
+        ("environment.options.x=1", "gym.x"),
+    ],
+)
+def test_a_run_is_not_given_up_for_one_that_cannot_begin(
+    override: str, message: str, guess_model: Path, tmp_path: Path
+) -> None:
+    run = begun(config(tmp_path, guess_model))
+    before, wrong = contents(run.folder), config(tmp_path, guess_model, override)
+    with pytest.raises(ProactorError, match=re.escape(message)):
+        train_episodes(wrong, fresh=True)
+    assert contents(run.folder) == before
 
 
 @pytest.mark.parametrize(

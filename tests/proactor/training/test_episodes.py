@@ -166,6 +166,7 @@ def test_tasks_without_a_demonstration_are_counted(arena: Arena, tmp_path: Path)
     training._taught = Failing()  # type: ignore[assignment]
     row = training.sft_row(0)
     assert row["skipped_update"] == 1 and row["tokens_trained"] == 0 and row["left_out_failed"] == 2
+    assert row["nonfinite_gradient"] == 0, "no such step: some of them end a run"
     with pytest.raises(RunError, match="the expert's episodes are all left out"):
         training.held_out_loss()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,15 +15,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from proactor.catalogs import write_catalog
+from proactor.config import RunConfig
+from proactor.config_base import ConfigError
+from proactor.engine import ProactorError
 from proactor.engine.state import read_state
+from proactor.episode_config import EpisodeConfig
 from proactor.progress import Quiet, Stopped
 from proactor.rewards import RewardError
 from proactor.scoring.bootstrap import KEYS
+from proactor.sources import load
 from proactor.training.loop import Training, train
 from proactor.training.position import Position, read_position
 from proactor.training.runs import CLOCKS, Run, RunError
 from proactor.training.workspace import Workspace
-from tests.proactor.runs import config, config_file
+from tests.proactor.runs import OPTIONS, config, config_file, masked
 
 REWARD = "tests.proactor.runs:length_reward"
 SETTINGS = (f"reward={REWARD}", "data.dev.limit=6")
@@ -120,6 +127,81 @@ def test_grpo_begins_with_the_lowest_held_out_loss(tiny_model: Path, tmp_path: P
     assert not any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name), (
         "the untrained one was the best"
     )
+
+
+def test_steps_on_unknown_windows_do_not_end_a_run(tiny_model: Path, tmp_path: Path) -> None:
+    """Not for want of an update, nor for a gradient that is not finite."""
+    corpus = load("synthetic", limit=3, **OPTIONS)
+    dialogues = (corpus.dialogues[0], *map(masked, corpus.dialogues[1:]))
+    (tmp_path / "d.jsonl").write_text("".join(f"{d.model_dump_json()}\n" for d in dialogues))
+    write_catalog(corpus.catalog, tmp_path / "catalog.json")
+    parts = {name: {"split": None} for name in ("train", "dev", "test")}
+    data = {"source": "jsonl", "path": str(tmp_path / "d.jsonl"), **parts}
+    stage = {"lr": 1e-3, "batch_dialogues": 1, "max_steps": 3, "eval_every": 3}
+    train(
+        config(tmp_path, tiny_model, "grpo=null", "eval.final=false", data=data, sft=stage, max_nonfinite=1)
+    )
+    steps = [row for row in rows(tmp_path / "runs" / "tiny") if row["kind"] == "sft"]
+    assert sorted(row["skipped_update"] for row in steps) == [0, 1, 1]
+    assert sorted(row["examples"] > 0 for row in steps) == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (f"eval.reward={REWARD}", f"eval.reward: '{REWARD}' does not score single decisions"),
+        ('eval.costs={"tools": {"fly": {}}}', "eval.costs: no tool 'fly'"),
+        ("data.options.size=1", "data.dev: synthetic has no dialogues"),
+        ("data.path=elsewhere", "data: "),
+        ("start=no/adapter", "no/adapter"),
+        ("model=no/model", "no/model"),
+    ],
+)
+def test_a_run_is_not_given_up_for_one_that_cannot_begin(
+    tiny_model: Path, tmp_path: Path, override: str, message: str
+) -> None:
+    run = begun(config(tmp_path, tiny_model))
+    (tmp_path / "elsewhere").mkdir()
+    before, wrong = contents(run.folder), config(tmp_path, tiny_model, override)
+    with pytest.raises(ProactorError, match=re.escape(message)):
+        train(wrong, fresh=True)
+    assert contents(run.folder) == before
+
+
+def test_a_run_is_not_given_up_for_a_dev_part_without_answers(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tmp_path, tiny_model)
+    run = begun(settings)
+    before = contents(run.folder)
+    unknown = property(lambda self: tuple(map(masked, self.dev)))
+    monkeypatch.setattr(Workspace, "held_out", unknown)
+    with pytest.raises(ConfigError, match=r"data\.dev: the right answer is known at none"):
+        train(settings, fresh=True)
+    assert contents(run.folder) == before
+
+
+def test_a_run_that_can_begin_replaces_the_old_one(tiny_model: Path, tmp_path: Path) -> None:
+    settings = config(tmp_path, tiny_model, "grpo=null", "sft.max_steps=1", "eval.final=false")
+    run = begun(settings)
+    train(settings, fresh=True)
+    assert [row["kind"] for row in run.rows()] == ["eval", "sft", "eval"]
+    assert not (run.best / "mine").exists() and (run.folder / "config.yaml").is_file()
+
+
+def begun(settings: RunConfig | EpisodeConfig) -> Run:
+    """A run of these settings that has something to lose."""
+    run = Run(settings.folder)
+    run.begin(settings, resume=False, fresh=False)
+    run.log({"phase": "grpo", "kind": "grpo", "step": 1})
+    run.best.mkdir()
+    (run.best / "mine").write_text("weights")
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
 def test_a_run_needs_a_stage(tiny_model: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from bench.forked import Child, Ended, fork_ranks
+from proactor.engine import Engine, EngineError
 from proactor.training import loop
 from tests.proactor.runs import config_file
 
@@ -54,6 +55,16 @@ def bug(rank: int) -> None:
         at_step(2, lambda: 1 / 0)
 
 
+def no_start(rank: int) -> None:
+    """Rank 1 cannot read the adapter that the run is to start with."""
+
+    def fail(self: Engine, folder: str) -> None:
+        if rank == 1:
+            raise EngineError(f"{folder}: no adapter")
+
+    Engine.load_adapter = fail  # type: ignore[method-assign,assignment]
+
+
 def nothing(rank: int) -> None:
     pass
 
@@ -78,6 +89,8 @@ def train(settings: Path, *overrides: str) -> None:
     main()
 
 
+OLD = '{"phase": "sft", "kind": "sft", "step": 1}\n'
+"""The rows of a run that is to be replaced."""
 LONG = "engine.rank_timeout=600"
 SHORT = f"engine.rank_timeout={TIMEOUT}"
 SCENES: dict[str, tuple[Callable[[int], None], tuple[str, ...], Callable[[list[Child]], None]]] = {
@@ -90,6 +103,7 @@ SCENES: dict[str, tuple[Callable[[int], None], tuple[str, ...], Callable[[list[C
         lambda ranks: None,
     ),
     "full disk": (full_disk, (LONG,), lambda ranks: None),
+    "no start": (no_start, (LONG, "start=other", "--fresh"), lambda ranks: None),
     "bug": (bug, (LONG,), lambda ranks: None),
     "SIGTERM": (signals_itself(signal.SIGSTOP), (LONG,), twice(signal.SIGTERM)),
     "SIGINT": (signals_itself(signal.SIGSTOP), (LONG,), twice(signal.SIGINT)),
@@ -103,6 +117,10 @@ def drive(model: Path, folder: Path) -> dict[str, list[Ended]]:
         scene = folder / name
         scene.mkdir()
         settings = config_file(scene, model)
+        if "--fresh" in overrides:
+            metrics = scene / "runs" / "tiny" / "metrics.jsonl"
+            metrics.parent.mkdir(parents=True)
+            metrics.write_text(OLD)
 
         def work(
             rank: int, settings: Path = settings, prepare: Any = prepare, overrides: Any = overrides
@@ -122,11 +140,15 @@ def drive(model: Path, folder: Path) -> dict[str, list[Ended]]:
 
 
 @pytest.fixture(scope="module")
-def ends(
-    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, repo_root: Path
-) -> dict[str, list[Ended]]:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the scenes' folders."""
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ends(tiny_model: Path, scenes: Path, repo_root: Path) -> dict[str, list[Ended]]:
     environment = {**os.environ, "PYTHONPATH": str(repo_root), "TORCH_CPP_LOG_LEVEL": "FATAL"}
-    command = [sys.executable, __file__, str(tiny_model), str(tmp_path_factory.mktemp("ranks"))]
+    command = [sys.executable, __file__, str(tiny_model), str(scenes)]
     done = subprocess.run(command, cwd=repo_root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {name: [Ended(*rank) for rank in ranks] for name, ranks in json.loads(done.stdout).items()}
@@ -152,6 +174,15 @@ def test_a_refusal_on_one_rank_is_the_same_line_on_all(ends: dict[str, list[Ende
     assert first.code == second.code == 2 and first.errors == second.errors
     assert first.errors.startswith("proactor: rank 1: reward ") and first.errors.count("\n") == 1
     assert "gave nan" in first.errors
+
+
+@pytest.mark.slow
+def test_a_run_is_not_given_up_where_one_rank_cannot_begin(
+    ends: dict[str, list[Ended]], scenes: Path
+) -> None:
+    line = "proactor: rank 1: other: no adapter\n"
+    assert [(end.code, end.errors) for end in ends["no start"]] == [(2, line), (2, line)]
+    assert (scenes / "no start" / "runs" / "tiny" / "metrics.jsonl").read_text() == OLD
 
 
 @pytest.mark.slow

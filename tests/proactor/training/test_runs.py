@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 
 from proactor.config import RunConfig
 from proactor.config_file import load_config
+from proactor.episode_config import EpisodeConfig
 from proactor.files import SourceError
 from proactor.sources.unseen import Unseen
 from proactor.training.config_change import first_change
@@ -118,6 +120,27 @@ def test_a_folder_with_a_run_is_not_taken_by_accident(run: Run) -> None:
     assert run.rows()
 
 
+@pytest.mark.parametrize("name", ["start", "best", "last", "samples/mine"])
+@pytest.mark.parametrize("word", ["fresh", ""])
+def test_a_run_does_not_start_with_what_it_writes_itself(run: Run, name: str, word: str) -> None:
+    """It would be deleted, or replaced, and a resumed run would find another one."""
+    (run.folder / name).mkdir(parents=True)
+    (run.folder / name / "adapter").write_text("mine")
+    itself = CONFIG.model_copy(update={"start": f"{run.folder}/../r/{name}"})
+    with pytest.raises(
+        RunError, match=rf"^start: .*the run itself writes into \S+/{name.split('/')[0]}; name=…"
+    ):
+        run.begin(itself, resume=False, fresh=word == "fresh")
+    assert (run.folder / name / "adapter").exists()
+
+
+def test_a_run_may_start_with_what_lies_beside_its_files(run: Run) -> None:
+    (run.folder / "mine").mkdir()
+    beside = CONFIG.model_copy(update={"start": str(run.folder / "mine")})
+    run.begin(beside, resume=False, fresh=True)
+    assert (run.folder / "mine").is_dir()
+
+
 @pytest.mark.parametrize(
     ("change", "allowed"),
     [
@@ -125,6 +148,13 @@ def test_a_folder_with_a_run_is_not_taken_by_accident(run: Run) -> None:
         ({"grpo": {"lr": 1.0}}, False),
         ({"grpo": {"steps": 7}}, True),
         ({"save_every": 3}, True),
+        ({"eval": {"final": False, "resamples": 100, "budget": 2.0}}, True),
+        ({"eval": {"metric": "recall"}}, False),
+        ({"eval": {"reward": "rac"}}, False),
+        ({"eval": {"temperature": 0.5}}, False),
+        ({"eval": {"max_tokens": 9}}, False),
+        ({"eval": {"optional_values": True}}, False),
+        ({"eval": {"costs": {"default": {"interrupt_cost": 9.0}}}}, False),
         ({"model": "./m"}, True),
         ({"model": "./n"}, False),
     ],
@@ -142,6 +172,27 @@ def test_a_resumed_run_keeps_what_makes_it_that_run(
 
 
 @pytest.mark.parametrize(
+    ("change", "allowed"),
+    [
+        ({"final": False, "resamples": 100, "limit": 3, "adapter": "last"}, True),
+        ({"metric": "pass_u1"}, False),
+        ({"success": 0.5}, False),
+        ({"temperature": 0.5}, False),
+    ],
+)
+def test_a_resumed_run_in_an_environment_keeps_what_its_checks_measure(
+    tmp_path: Path, change: dict[str, object], allowed: bool
+) -> None:
+    values = {"name": "r", "model": "m", "environment": {"gym": "function"}, "grpo": {}}
+    run = Run(tmp_path / "r")
+    run.begin(EpisodeConfig.model_validate(values), resume=False, fresh=False)
+    run.log(row(1))
+    other = EpisodeConfig.model_validate(values | {"eval": change})
+    with nullcontext() if allowed else pytest.raises(RunError, match=r"config\.yaml: eval\..* was .*, now "):
+        run.begin(other, resume=True, fresh=False)
+
+
+@pytest.mark.parametrize(
     ("older", "name", "way"),
     [
         (
@@ -151,10 +202,11 @@ def test_a_resumed_run_keeps_what_makes_it_that_run(
         ),
         ({"grpo": {"beta": 0.3}}, "grpo.beta was 0.3, now 0.0", "grpo.beta=0.3"),
         (
-            {"eval": {"metric": "pri"}, "reward": "rac"},
+            {"eval": {"resamples": 100}, "reward": "rac"},
             "reward was 'rac', now 'weighted_metric'",
             "reward=rac",
         ),
+        ({"eval": {"metric": "pri"}}, "eval.metric was 'pri', now 'reward'", "eval.metric=pri"),
         ({"lora": {"targets": ["q", "v"]}}, "lora.targets was ['q', 'v']", """'lora.targets=["q", "v"]'"""),
         ({"sft": None}, "sft.acted was None, now 0.5", None),
         ({"reward_options": {"f": 2}}, "reward_options.f was 2, now None", None),
