@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from proactor.engine import Engine, EngineError, Piece, Sampling
 from proactor.engine.stops import StopStrings, text_before_stop
 from proactor.engine.text import decode
-from proactor.engine.text_stream import TextPieces, TextStream
+from proactor.engine.text_stream import TextPieces, TextStream, TokenOffsets
 from tests.engine.engines import drawn, idle, load, write_text_folder
 from tests.engine.sessions import PATIENCE, run
 
@@ -158,6 +158,31 @@ def test_a_special_token_between_words_leaves_their_space() -> None:
     ids = [258, 1, 258, 258]
     assert [stream.take([i]) for i in ids] == ["a", "", " a", " a"]
     assert decode(_METASPACE, ids) == "a a a"
+
+
+@given(text=st.text(alphabet="abä😀 \n", max_size=20), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_tokens_have_their_own_bytes_and_begin_where_their_character_does(
+    engine: Engine, text: str, data: st.DataObject
+) -> None:
+    pieces, ids_of = TextPieces(engine.tokenizer), {b: i for i, b in _bytes_of(engine.tokenizer).items()}
+    ids = [ids_of[byte] for byte in text.encode()]
+    assert b"".join(map(pieces.own, ids)) == text.encode()
+    offsets, found = TokenOffsets(pieces), []
+    while len(found) < len(ids):
+        found += offsets.take(ids[len(found) :][: data.draw(st.integers(1, 4))])
+    assert found == [at for at, character in enumerate(text) for _ in character.encode()]
+
+
+def test_of_words_too_and_of_special_tokens() -> None:
+    pieces = TextPieces(_METASPACE)
+    party = [2 + b for b in "😀".encode()]
+    ids = [258, 262, 1, *party, *party, 260, 259]
+    assert decode(_METASPACE, ids) == "aä😀😀c b"
+    assert b"".join(map(pieces.own, ids)).decode() == " aä</s>😀😀c b"
+    assert [pieces.text(i) for i in (258, 1, party[0])] == [" a", "</s>", "\ufffd"]
+    assert TokenOffsets(pieces).take(ids) == [0, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4, 5]
+    assert TokenOffsets(pieces).take([261, 1, 258, 258]) == [0, 0, 0, 2]  # "▁", which begins no text
 
 
 _METASPACE = metaspace()

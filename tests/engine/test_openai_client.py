@@ -38,6 +38,18 @@ def test_a_completion_is_the_engines_sample(engine: Engine) -> None:
     assert client.counters == {"requests": 1, "replies": 2, "tokens_in": len(ids), "tokens_out": drawn}
 
 
+def test_the_bytes_of_log_probabilities_are_those_of_the_text(engine: Engine) -> None:
+    """A character of several tokens has a part of its bytes in each, and is whole in none."""
+    text = "für dich 😀 ab"
+    [choice] = create(forced(engine, text), max_tokens=80, logprobs=True, top_logprobs=1).choices
+    entries = [entry for entry in choice.logprobs.content if not entry.token.startswith("<|")]
+    assert choice.message.content == text and len(entries) > len(text)
+    assert b"".join(bytes(entry.bytes) for entry in entries).decode() == text
+    tops = [top for entry in entries for top in entry.top_logprobs]
+    assert tops and all(bytes(top.bytes).decode(errors="replace") == top.token for top in tops)
+    assert any(entry.token == "\ufffd" for entry in entries)
+
+
 def same(ours: Any, theirs: Any) -> None:
     """Every attribute of an object of OpenAI's package is one of ours, or None."""
     if isinstance(theirs, list):
