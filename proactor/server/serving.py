@@ -35,10 +35,12 @@ DISCARDED = 4
 
 
 class Serving:
-    """One engine, served."""
+    """One engine, served. ``host``: the name or address that was given to listen at."""
 
-    def __init__(self, engine: Engine, models: Models, limits: Limits, keys: Keys) -> None:
-        self.engine, self.models, self.limits, self.keys = engine, models, limits, keys
+    def __init__(
+        self, engine: Engine, models: Models, limits: Limits, keys: Keys, host: str = "localhost"
+    ) -> None:
+        self.engine, self.models, self.limits, self.keys, self.host = engine, models, limits, keys, host
         self.metrics = Metrics(engine)
         self.taken = 0
         self.ending = False

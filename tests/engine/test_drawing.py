@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from proactor.engine import Engine, EngineError, Piece, Sampling
+from proactor.engine import Drawing, Engine, EngineError, Piece, Sample, Sampling
+from proactor.engine.jobs import Job
 from proactor.engine.stops import StopStrings, text_before_stop
+from proactor.engine.submission import Submission
 from proactor.engine.text import decode
 from proactor.engine.text_stream import TextPieces, TextStream, TokenOffsets
 from tests.engine.engines import drawn, idle, load, write_text_folder
@@ -111,6 +114,48 @@ def test_many_readers_in_one_event_loop(engine: Engine) -> None:
     for i, (pieces, groups) in enumerate(run(all_at_once())):
         assert drawn(groups) == drawn(engine.sample(WORDS[:1], Sampling(max_tokens=5 + i, seed=i)))
         assert joined(pieces)[0][0] == groups[0].samples[0].text
+
+
+class Beginning(list[Job]):
+    """Jobs that all begin, once they are ``taken``, while a reader has looked at the first one alone."""
+
+    taken = False
+
+    def __iter__(self) -> Iterator[Job]:
+        for job in list.__iter__(self):
+            yield job
+            for begun in range(len(self) if self.taken else 0):
+                self[begun].samples = self[begun].samples or [drawn_sample(begun)]
+
+
+def drawn_sample(token: int) -> Sample:
+    return Sample([1], [token], [0.0], [0.0], finish_reason="length")
+
+
+class Ending:
+    """Takes submissions as a `SamplingLoop` does; all of their jobs have ended by the second look at them."""
+
+    def submit(self, submission: Submission) -> None:
+        self.submission, submission.jobs.taken = submission, True  # type: ignore[attr-defined]
+        asyncio.get_running_loop().call_soon(self.end)
+
+    def end(self) -> None:
+        jobs = self.submission.jobs
+        for i in range(len(jobs)):
+            self.submission.deliver(jobs[i])
+
+    def cancel(self, submission: Submission) -> None:
+        assert submission.ended
+
+
+def test_a_sample_keeps_its_number_whatever_begins_while_it_is_read() -> None:
+    jobs = Beginning(Job([1], Sampling(n=1), (0, 0, i), 1, frozenset(), i) for i in range(3))
+
+    async def numbered() -> list[tuple[int, list[int]]]:
+        async with Drawing(Ending(), Submission(jobs), None) as drawing:  # type: ignore[arg-type]
+            return [(piece.index, piece.token_ids) async for piece in drawing.pieces()]
+
+    assert sorted(run(numbered())) == [(0, [0]), (1, [1]), (2, [2])]
 
 
 # -- texts ---

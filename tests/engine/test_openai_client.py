@@ -214,6 +214,7 @@ def test_every_adapter_is_a_model(chat_folder: Path) -> None:
         ({"tool_choice": {"type": "function"}}, "tool_choice: should be"),
         ({"tool_choice": "required"}, "tool_choice: no tool"),
         ({"tools": [TOOL], "tool_choice": {"function": {"name": "other"}}}, "tool_choice: no tool 'other'"),
+        ({"extra_body": {"top_k": -2}}, "top_k=-2"),
         ({"extra_body": {"top_q": 1}}, "unknown option 'top_q'"),
         ({"extra_body": [1]}, "extra_body: an object of fields, not list"),
         ({"extra_body": "abc"}, "extra_body: an object of fields, not str"),
@@ -232,7 +233,10 @@ def test_what_is_not_given_and_what_changes_nothing_is_taken(engine: Engine) -> 
         """As OpenAI's."""
 
     more = {"stop": NotGiven(), "tools": None, "user": "me", "extra_headers": {"a": "b"}, "stream": False}
-    assert said(create(engine.openai(), **more, extra_body={"top_k": 0})) == said(create(engine.openai()))
+    for off in (0, -1):
+        assert said(create(engine.openai(), **more, extra_body={"top_k": off})) == said(
+            create(engine.openai())
+        )
     assert create(engine.openai(), max_tokens=None, max_completion_tokens=2).usage.completion_tokens <= 2
 
 
