@@ -83,6 +83,8 @@ if TYPE_CHECKING:
     from proactor.engine.session import Session as Session
     from proactor.engine.templates import Template as Template
     from proactor.engine.templates import TemplateError as TemplateError
+    from proactor.engine.text_stream import TextPieces as TextPieces
+    from proactor.engine.text_stream import TokenOffsets as TokenOffsets
     from proactor.engine.tool_calls import Problem as Problem
     from proactor.engine.tool_calls import Reply as Reply
     from proactor.engine.tool_calls import ToolCall as ToolCall
@@ -192,6 +194,10 @@ _MODULES = {
     "proactor.engine.templates": (
         "Template",
         "TemplateError",
+    ),
+    "proactor.engine.text_stream": (
+        "TextPieces",
+        "TokenOffsets",
     ),
     "proactor.engine.tool_calls": (
         "Problem",

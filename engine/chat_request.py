@@ -29,7 +29,7 @@ _TRANSPORT = ("extra_headers", "extra_query")
 
 class ChatRequest(Config):
     """A request, with OpenAI's names and defaults; ``top_k``, ``min_p`` (in ``extra_body``, as for other
-    servers) and ``logit_mask`` are the engine's (`Sampling`).
+    servers; ``top_k`` -1 is off, as 0 is) and ``logit_mask`` are the engine's (`Sampling`).
 
     ``response_format``, a ``tool_choice`` of ``required`` or a function, and tools that say ``strict`` are
     kept to, token by token (`reply_constraint`; with the extra ``constrain``). Answers that ``max_tokens`` or
@@ -40,7 +40,7 @@ class ChatRequest(Config):
     model: str
     temperature: float = 1.0
     top_p: float = 1.0
-    top_k: int = 0
+    top_k: int = Field(0, ge=-1)
     min_p: float = 0.0
     logit_mask: object | None = None
     n: int = 1
@@ -133,7 +133,7 @@ class ChatRequest(Config):
             n=self.n,
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=self.top_k,
+            top_k=max(0, self.top_k),
             min_p=self.min_p,
             logit_mask=self.logit_mask,
             constraint=self.constraint(template),

@@ -15,6 +15,8 @@ MOST_KV_TOKENS, LARGEST_PAGE = 2**28, 2**16
 """Tokens of a KV cache and of its pages: beyond these a number is a mistake, and its page list a burden."""
 MOST_SAMPLES, MOST_MINIBATCHES = 2**20, 2**16
 MOST_TOP_LOGPROBS = 20
+MOST_STOPS, LONGEST_STOP = 16, 1000
+"""Stop strings of a sample, and characters of one: what a search for them holds stays small."""
 
 
 class EngineConfig(Config):
@@ -131,8 +133,9 @@ class Sampling(Config):
     top_p: float = Field(1.0, gt=0, le=1)
     min_p: float = Field(0.0, ge=0, lt=1)
     max_tokens: int = Field(256, ge=1)
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)], ...] = Field(
         (),
+        max_length=MOST_STOPS,
         description="strings that end a sample, searched in its text with special tokens visible; the text "
         "ends before them, the ids keep them",
     )

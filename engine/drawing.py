@@ -94,14 +94,14 @@ class Drawing:
         readers: dict[int, _Reader] = {}
         while True:
             ended = all(arrival.done() for arrival in self._submission.arrivals)
-            number = 0
+            first = 0
             for job in self._submission.jobs:
-                for sample in job.samples:
+                for number, sample in enumerate(job.samples, first):
                     if number not in readers:
                         readers[number] = _Reader(number, sample, self._texts, job.sampling.stop)
                     if (piece := readers[number].read()) is not None:
                         yield piece
-                    number += 1
+                first += job.sampling.n  # of one that has not begun too: the next one may begin meanwhile
             if ended:
                 await self.groups()
                 return

@@ -32,7 +32,6 @@ from proactor.engine.jobs import JobMaker
 from proactor.engine.sampling_loop import SamplingLoop
 from proactor.engine.session import UNNAMED
 from proactor.engine.submission import Submission, time_limit
-from proactor.engine.text import decode
 from proactor.engine.text_stream import TextPieces
 from proactor.engine.tool_calls import Reply
 from proactor.engine.tool_template import ToolTemplate
@@ -48,7 +47,7 @@ class Desk:
     """Takes requests to the sampler and makes completions of its groups.
 
     ``names``: of models, and the `Sampling.adapter` of each. ``unnamed`` numbers the requests without a
-    seed; ``numbers`` those of a client that has one. ``token_texts``: those that were decoded, by id.
+    seed; ``numbers`` those of a client that has one.
     """
 
     loop: SamplingLoop
@@ -64,7 +63,6 @@ class Desk:
     numbers: Iterator[int] = field(default_factory=itertools.count)
     counters: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    token_texts: dict[int, str] = field(default_factory=dict)
 
     def number(self, request: ChatRequest) -> int:
         """The key of the next request's noise; 0 where it has a seed."""
@@ -168,10 +166,7 @@ class Desk:
         return ChoiceLogprobs(content=content)
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self.token_texts.get(token)
-        if text is None:
-            text = self.token_texts[token] = decode(self.template.chat.tokenizer, [token], specials=True)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        return {"token": self.texts.text(token), "logprob": logprob, "bytes": list(self.texts.own(token))}
 
 
 def _is_json(text: str) -> bool:

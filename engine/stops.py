@@ -3,13 +3,14 @@
 The visible text of a completion, special tokens included, is what its stop strings are searched in. A
 byte-level tokenizer (Qwen, Llama 3, GPT-2) writes it by joining the bytes of its tokens, and UTF-8 is
 self-synchronising: a string stands in the text exactly where its bytes stand in the joined bytes. So the
-search is a finite automaton over bytes (Knuth, Morris and Pratt, for several strings), whose state is the
-longest end of the text that begins a stop string. Its moves by token are kept, so that most tokens cost one
+search is a finite automaton over bytes (Knuth, Morris and Pratt, for several strings), whose state is how
+many first bytes of each string the text ends in. Its moves by token are kept, so that most tokens cost one
 look-up. Other tokenizers, and strings that hold U+FFFD, decode the last few tokens anew.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
@@ -117,46 +118,54 @@ def _as_bytes(stop: Sequence[str]) -> tuple[bytes, ...] | None:
     return tuple(s.encode() for s in stop)
 
 
+Begun = tuple[int, ...]
+"""Of each stop string, how many of its first bytes the text ends in."""
+
+
 class StopState:
-    """A state of the automaton: ``end`` is the longest end of the bytes so far that begins a stop string.
+    """A state of the automaton: what the bytes so far have ``begun``.
 
     ``moves``: the states that follow, by token. ``found``: a stop string is complete.
     """
 
-    __slots__ = ("automaton", "end", "found", "moves")
+    __slots__ = ("automaton", "begun", "found", "moves")
 
-    def __init__(self, automaton: StopAutomaton, end: bytes, found: bool = False) -> None:
-        self.automaton, self.end, self.found = automaton, end, found
+    def __init__(self, automaton: StopAutomaton, begun: Begun, found: bool = False) -> None:
+        self.automaton, self.begun, self.found = automaton, begun, found
         self.moves: dict[int, StopState] = {}
 
     def after(self, token: int) -> StopState:
         """The state that follows ``token``, which has no move yet."""
-        following = self.automaton.follow(self.end, token)
+        following = self.automaton.follow(self.begun, token)
         self.moves[token] = following
         return following
 
 
 class StopAutomaton:
-    """The states of one set of strings, made as they are reached."""
+    """The states of one set of strings, made as they are reached. What it holds from the start is linear in
+    their bytes.
+    """
 
     def __init__(self, pieces: BytePieces, strings: Sequence[bytes]) -> None:
-        self.pieces, self.strings = pieces, strings
-        self.beginnings = {s[:n] for s in strings for n in range(len(s))}
-        self.longest = max(map(len, strings)) - 1
-        self.found = StopState(self, b"", found=True)
-        self.start = StopState(self, b"")
-        self.states = {b"": self.start}
+        self.pieces = pieces
+        self.strings = [(string, _borders(string)) for string in strings]
+        nothing = (0,) * len(strings)
+        self.found = StopState(self, nothing, found=True)
+        self.start = StopState(self, nothing)
+        self.states = {nothing: self.start}
         self.moves = 0
 
-    def follow(self, end: bytes, token: int) -> StopState:
-        """The state of a text that ended in ``end``, after ``token``."""
+    def follow(self, begun: Begun, token: int) -> StopState:
+        """The state of a text that had ``begun`` so much, after ``token``."""
         self._count()
-        seen = end + self.pieces[token]
-        if any(s in seen for s in self.strings):
-            return self.found
-        tails = (seen[i:] for i in range(max(0, len(seen) - self.longest), len(seen) + 1))
-        longest = next(tail for tail in tails if tail in self.beginnings)
-        return self.states.setdefault(longest, StopState(self, longest))
+        lengths = list(begun)
+        for byte in self.pieces[token]:
+            for i, (string, borders) in enumerate(self.strings):
+                lengths[i] = length = _longer(string, borders, lengths[i], byte)
+                if length == len(string):
+                    return self.found
+        following = tuple(lengths)
+        return self.states.setdefault(following, StopState(self, following))
 
     def _count(self) -> None:
         """Forget all moves when there are too many: a vocabulary may be visited in every state."""
@@ -165,6 +174,21 @@ class StopAutomaton:
             self.moves = 0
             for state in self.states.values():
                 state.moves.clear()
+
+
+def _longer(string: bytes, borders: array[int], length: int, byte: int) -> int:
+    """How many first bytes of ``string`` a text ends in that ended in ``length`` of them, after ``byte``."""
+    while length and string[length] != byte:
+        length = borders[length - 1]
+    return length + (string[length] == byte)
+
+
+def _borders(string: bytes) -> array[int]:
+    """For each beginning of ``string``, the length of its longest proper end that begins it too."""
+    borders = array("L", [0])
+    for byte in string[1:]:
+        borders.append(_longer(string, borders, borders[-1], byte))
+    return borders
 
 
 class ByteSearch:

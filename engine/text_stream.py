@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from proactor.engine.stops import BytePieces
-from proactor.engine.text import decode
+from proactor.engine.text import decode, tokenizer_faults
 
 MOST_OPEN: Final = 8
 """Tokens after which broken text is not waited for any longer: a character has at most 4 bytes."""
@@ -22,11 +22,65 @@ _BYTE: Final = re.compile("<0x[0-9A-F]{2}>")
 
 
 class TextPieces:
-    """A tokenizer as streams read it, in any thread."""
+    """A tokenizer as streams read it, in any thread. ``specials``: ids of tokens that are in no text."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.bytes = BytePieces.of(tokenizer)
+        if self.bytes is not None:
+            self.specials = self.bytes.specials
+        else:
+            self.specials = frozenset(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)
+        self._own: dict[int, bytes] = {}
+
+    def own(self, token: int) -> bytes:
+        """The bytes that a token adds to a text that has begun: a part of a character too, a special token as
+        it is written. Raises EngineError where the tokenizer cannot decode.
+        """
+        if self.bytes is not None:
+            return self.bytes[token]
+        if token not in self._own:
+            self._own[token] = self._decoded(token)
+        return self._own[token]
+
+    def text(self, token: int) -> str:
+        """The same as text, parts of a character as U+FFFD."""
+        return self.own(token).decode(errors="replace")
+
+    def _decoded(self, token: int) -> bytes:
+        with tokenizer_faults("the tokenizer cannot decode"):
+            name = self.tokenizer.convert_ids_to_tokens(token) or ""
+        if _BYTE.fullmatch(name):
+            return bytes([int(name[3:5], 16)])
+        # what the second of two alike adds: a tokenizer may drop the space that begins a text
+        first = decode(self.tokenizer, [token], specials=True)
+        return decode(self.tokenizer, [token, token], specials=True)[len(first) :].encode()
+
+
+class TokenOffsets:
+    """At which character of a sample's text its tokens begin, those of a stop string as if it stood there.
+
+    A token that goes on with a character begins where that one does. Special tokens take no place.
+    """
+
+    def __init__(self, pieces: TextPieces) -> None:
+        self._pieces = pieces
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._length, self._begun = 0, False
+
+    def take(self, ids: Sequence[int]) -> list[int]:
+        """Of these further tokens."""
+        return [self._take(token) for token in ids]
+
+    def _take(self, token: int) -> int:
+        offset, pieces = self._length, self._pieces
+        if token in pieces.specials:
+            return offset
+        self._length += len(self._utf8.decode(pieces.own(token)))
+        if not self._begun:  # less what is dropped where the text begins
+            self._length -= len(pieces.text(token)) - len(decode(pieces.tokenizer, [token]))
+            self._begun = bool(pieces.own(token))
+        return offset
 
 
 class TextStream:

@@ -141,7 +141,8 @@ class Agent:
 
         ``turn``: text of the user's, or a mapping with ``speaker`` and ``text`` (or ``role`` and
         ``content``); speakers go by common names. ``tools``: as `open` has them. ``number``: of the turn
-        (from 1); one that was heard before, with the same text, is answered with its decision once more.
+        (from 1); one that was heard before, with the same text, is answered with its decision once more, or
+        decided now where that failed and it is still the latest.
         Raises AgentError, one line, for a turn that cannot be used; the log keeps it.
         """
         return run_to_end(self.observe_async(conversation_id, turn, tools=tools, number=number))
@@ -165,20 +166,25 @@ class Agent:
                     reason=f"{why}: it decides after the user's turns",
                     decided=False,
                 )
+            latest = heard.index == len(conversation.turns)
             before, mine = conversation.take_number()
         try:
             if before is not None:
                 await asyncio.shield(asyncio.wrap_future(before))
             with self._lock:
                 self.conversations.check_open(conversation, heard.index)
-                if again:
-                    return self._decided(conversation, heard.index)
+                if again and (decided := self._decided(conversation, heard.index, latest)) is not None:
+                    return decided
             return await self._decide(conversation, heard.index)
         finally:
             _resolve_after(before, mine)
 
-    def _decided(self, conversation: Conversation, upto: int) -> Decision:
-        if (decision := conversation.decisions.get(upto)) is None:
+    def _decided(self, conversation: Conversation, upto: int, latest: bool) -> Decision | None:
+        """The decision of a turn that was heard before; None where it failed or was given up, and is to be
+        made now: the turn was the ``latest`` when it came again, and it is read.
+        """
+        decision = conversation.decisions.get(upto)
+        if decision is None and (not latest or upto in conversation.too_long):
             why = f"turn {upto} was heard before, and has no decision"
             raise self.conversations.refuse(conversation.id, why, {"turn": upto})
         return decision

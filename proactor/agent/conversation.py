@@ -119,7 +119,7 @@ class Conversation:
             if not found:
                 raise AgentError(f"conversation {self.id!r}: {call}: no action was {words}")
             return found[-1]
-        act = self.acts.get(act_id)
+        act = self.acts.get(act_id) if isinstance(act_id, str) else None  # of JSON it may be anything
         if act is None:
             known = ", ".join(self.acts) or "none"
             raise AgentError(f"conversation {self.id!r}: {call}: no action {act_id!r} (its actions: {known})")

@@ -16,6 +16,7 @@ from proactor.agent.said import SaidTurn, read_said
 from proactor.dialogue import Turn
 from proactor.dialogue.agent_log import Act, Closed, LeftOut, Opened, Refused, Said
 from proactor.dialogue.catalog import Catalog
+from proactor.files import valid_utf8
 
 
 @dataclass
@@ -39,9 +40,13 @@ class Conversations:
         return self._open[conversation_id]
 
     def open(self, conversation_id: str, tools: tuple[str, ...]) -> Conversation:
-        """A new one. Raises AgentError for a tool that the run does not have, and for one that is open."""
+        """A new one. Raises AgentError for a tool that the run does not have, for one that is open, and for
+        an id that is no text, or none in UTF-8.
+        """
         if not isinstance(conversation_id, str) or not conversation_id:
             raise AgentError(f"a conversation's id is text, not {conversation_id!r}")
+        if valid_utf8(conversation_id) != conversation_id:
+            raise self.refuse(conversation_id, "its id is no UTF-8: it holds half of a character", None)
         if conversation_id in self._open:
             raise self.refuse(conversation_id, "is open already", list(tools))
         if unknown := [name for name in tools if name not in self.catalog]:
@@ -146,7 +151,8 @@ class Conversations:
     def note(self, conversation_id: str, error: AgentError, given: Any) -> AgentError:
         """Count and log an error."""
         self.counters["refused"] += 1
-        self.log.write(Refused(conversation=str(conversation_id), error=str(error), given=given))
+        name = valid_utf8(str(conversation_id))
+        self.log.write(Refused(conversation=name, error=str(error), given=given))
         return error
 
     def _use(self, conversation: Conversation) -> Conversation:

@@ -89,7 +89,7 @@ def serve(
     with terminal() as ui:
         engine = opening.load(lambda done, total: ui.substep("loading the model", done, total))
     models = Models(engine, name or opening.base, opening.adapter, adapters_from)
-    serving = Serving(engine, models, limits, keys)
+    serving = Serving(engine, models, limits, keys, host)
     home = BackgroundLoop("agent")
     routers = [] if adapters_from is not None else _agent_routers(opening, engine, home, limits)
     place = "[{}]:{}" if ":" in host else "{}:{}"

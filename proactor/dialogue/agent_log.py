@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from proactor.dialogue.dialogue import Speaker
-from proactor.files import LONGEST_INTEGER, SourceError, first_problem, parse_json, read_bytes
+from proactor.files import LONGEST_INTEGER, SourceError, first_problem, parse_json, read_bytes, valid_utf8
 
 Kind = Literal["wait", "ask", "fire"]
 
@@ -93,18 +93,34 @@ class Decision(_Frozen):
 
 
 def _loggable(value: Any) -> Any:
-    """A value that a program gave, with text in place of bytes, and of integers that `parse_json` refuses."""
+    """A value that a program gave, with text in place of bytes, of integers that `parse_json` refuses, and of
+    what is nested too deeply to be written.
+    """
+    try:
+        return _plain(value, DEEPEST)
+    except RecursionError:
+        return f"{type(value).__name__}, nested too deeply"
+
+
+def _plain(value: Any, levels: int) -> Any:
+    if not levels:
+        raise RecursionError
     if isinstance(value, Mapping):
         return {
-            _loggable(key) if isinstance(key, bytes | int) else key: _loggable(v) for key, v in value.items()
+            _plain(key, levels) if isinstance(key, bytes | int | str) else key: _plain(v, levels - 1)
+            for key, v in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_loggable(item) for item in value]
+        return [_plain(item, levels - 1) for item in value]
     if isinstance(value, bytes | bytearray):
         return repr(value)
+    if isinstance(value, str):
+        return valid_utf8(value)
     return hex(value) if isinstance(value, int) and abs(value) >= _TOO_LONG else value
 
 
+DEEPEST = 200
+"""Levels of lists and mappings in a value that is logged; pydantic writes some 250."""
 _TOO_LONG = 10 ** (LONGEST_INTEGER - 1)
 Loggable = Annotated[Any, BeforeValidator(_loggable)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +20,14 @@ from proactor.review.page import build_page
 from proactor.review.windows_file import Conflict
 
 
+class AsciiJSON(JSONResponse):
+    """JSON in ASCII: whatever a text holds, half of an emoji too, it can be sent."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of a body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
 class Undo(BaseModel):
     """Bring a dialogue that has ``version`` back to the version ``to``."""
 
@@ -31,7 +40,13 @@ class Undo(BaseModel):
 
 def build_app(desk: Desk, token: str, port: int) -> ASGIApp:
     """The ASGI app over ``desk``, for requests to ``port`` of this machine that carry ``token``."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        default_response_class=AsciiJSON,
+    )
     page = build_page()
 
     @app.get("/", response_class=HTMLResponse)
@@ -64,18 +79,16 @@ def build_app(desk: Desk, token: str, port: int) -> ASGIApp:
 
 def _tell_refusals(app: FastAPI) -> None:
     @app.exception_handler(ProactorError)
-    def refused(request: Request, error: ProactorError) -> JSONResponse:
+    def refused(request: Request, error: ProactorError) -> AsciiJSON:
         status = HTTPStatus.CONFLICT if isinstance(error, Conflict) else HTTPStatus.BAD_REQUEST
-        return JSONResponse({"error": str(error)}, status)
+        return AsciiJSON({"error": str(error)}, status)
 
     @app.exception_handler(OSError)
-    def failed(request: Request, error: OSError) -> JSONResponse:
-        return JSONResponse(
-            {"error": f"{error.filename}: {error.strerror}"}, HTTPStatus.INTERNAL_SERVER_ERROR
-        )
+    def failed(request: Request, error: OSError) -> AsciiJSON:
+        return AsciiJSON({"error": f"{error.filename}: {error.strerror}"}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
     @app.exception_handler(RequestValidationError)
-    def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
+    def wrong(request: Request, error: RequestValidationError) -> AsciiJSON:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"][1:]))
-        return JSONResponse({"error": f"{key}: {first['msg']}"}, HTTPStatus.UNPROCESSABLE_ENTITY)
+        return AsciiJSON({"error": f"{key}: {first['msg']}"}, HTTPStatus.UNPROCESSABLE_ENTITY)

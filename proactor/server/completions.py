@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import itertools
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -13,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from proactor.engine import Group, Piece, Sample, Tops
+from proactor.engine import Group, Piece, Sample, TokenOffsets, Tops
 from proactor.server.answering import answered, drawing, finish_reason, in_time, respond, usage_of
 from proactor.server.completion_request import CompletionRequest
 from proactor.server.options import AnswerOptions
@@ -46,8 +44,7 @@ class _Completions:
     ) -> None:
         self._serving, self._asked, self._prompts, self._options = serving, asked, prompts, options
         self._id, self._created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
-        self._lengths: dict[int, int] = {}
-        self._token_text = functools.cache(lambda token: self._text([token]))
+        self._offsets: dict[int, TokenOffsets] = {}
 
     async def whole(self, adapter: bool | str) -> dict[str, Any]:
         groups = await answered(await drawing(self._serving.engine, self._prompts, self._asked, adapter))
@@ -60,7 +57,7 @@ class _Completions:
             for sample in _best(group.samples, self._asked.n):
                 text = self._echo(len(choices)) + sample.text
                 logprobs, tops = sample.policy_logprobs, sample.token_tops()
-                choice = self._choice(len(choices), text, sample.token_ids, logprobs, tops, 0)
+                choice = self._choice(len(choices), text, sample.token_ids, logprobs, tops)
                 choice["finish_reason"] = finish_reason(sample)
                 if self._options.return_token_ids:
                     choice["prompt_token_ids"] = group.prompt_ids
@@ -95,28 +92,25 @@ class _Completions:
 
     def _piece(self, piece: Piece) -> dict[str, Any]:
         """A piece as the choice of an event."""
-        offset = self._lengths.get(piece.index, 0)
-        self._lengths[piece.index] = offset + len(piece.text)
         text = (self._echo(piece.index) if piece.start == 0 else "") + piece.text
-        choice = self._choice(piece.index, text, piece.token_ids, piece.logprobs, piece.tops, offset)
+        choice = self._choice(piece.index, text, piece.token_ids, piece.logprobs, piece.tops)
         choice["finish_reason"] = finish_reason(piece.sample) if piece.last else None
         if self._options.return_token_ids and piece.start == 0:
             choice["prompt_token_ids"] = piece.sample.prompt_ids
         return choice
 
     def _choice(
-        self, index: int, text: str, ids: list[int], logprobs: Sequence[float], tops: Tops, offset: int
+        self, index: int, text: str, ids: list[int], logprobs: Sequence[float], tops: Tops
     ) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None}
         if self._asked.logprobs is not None:
-            lengths = (len(self._token_text(token)) for token in ids[:-1])
             choice["logprobs"] = {
                 "tokens": list(map(self._token, ids)),
                 "token_logprobs": list(logprobs),
                 "top_logprobs": [self._near(*drawn) for drawn in zip(ids, logprobs, tops, strict=True)]
                 if self._asked.logprobs
                 else None,
-                "text_offset": list(itertools.accumulate(lengths, initial=offset))[: len(ids)],
+                "text_offset": self._text_offsets(index, ids),
             }
         if self._options.return_token_ids:
             choice["token_ids"] = ids
@@ -137,7 +131,15 @@ class _Completions:
         return prompt if isinstance(prompt, str) else self._text(prompt)
 
     def _token(self, token: int) -> str:
-        return self._options.token(token, self._token_text(token))
+        texts = self._serving.texts
+        return self._options.token(token, "" if texts is None else texts.text(token))
+
+    def _text_offsets(self, index: int, ids: list[int]) -> list[int]:
+        """Where further tokens of a choice begin in its text."""
+        texts = self._serving.texts
+        if texts is None:
+            return [0] * len(ids)
+        return self._offsets.setdefault(index, TokenOffsets(texts)).take(ids)
 
     def _text(self, ids: list[int]) -> str:
         tokenizer = self._serving.engine.tokenizer

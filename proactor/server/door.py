@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 
 from starlette.datastructures import Headers
@@ -12,7 +13,6 @@ from proactor.server.serving import Serving
 
 OPEN = ("/health",)
 """Paths that need no key."""
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 UNSURE = (b"connection", b"close")
 
 
@@ -64,7 +64,7 @@ class Door:
             # a page in a browser must not reach a server that has no key by a name of its own
             host = headers.get("host", "localhost").rpartition(":")
             name = host[0] if host[2].isdigit() else headers.get("host", "localhost")
-            if name.lower() not in LOOPBACK_NAMES:
+            if name.lower() not in ("localhost", self._serving.host.lower()) and not _is_loopback(name):
                 return Refused(403, "without a key this server answers to localhost alone")
         elif not keys.admit(headers.get("authorization", "")):
             return Refused(
@@ -74,3 +74,11 @@ class Door:
                 {"WWW-Authenticate": "Bearer"},
             )
         return None
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host is an address of this machine; a name is none, whatever it stands for."""
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from proactor.engine import ChatRequest, Engine, OpenAIClient
+from proactor.engine import ChatRequest, Engine, OpenAIClient, TextPieces
 from proactor.files import parse_json
 from proactor.server.completion_request import CompletionRequest, GenerateRequest
 from proactor.server.keys import Keys
@@ -35,10 +35,12 @@ DISCARDED = 4
 
 
 class Serving:
-    """One engine, served."""
+    """One engine, served. ``host``: the name or address that was given to listen at."""
 
-    def __init__(self, engine: Engine, models: Models, limits: Limits, keys: Keys) -> None:
-        self.engine, self.models, self.limits, self.keys = engine, models, limits, keys
+    def __init__(
+        self, engine: Engine, models: Models, limits: Limits, keys: Keys, host: str = "localhost"
+    ) -> None:
+        self.engine, self.models, self.limits, self.keys, self.host = engine, models, limits, keys, host
         self.metrics = Metrics(engine)
         self.taken = 0
         self.ending = False
@@ -54,6 +56,12 @@ class Serving:
     def openai(self) -> OpenAIClient:
         """The client in process that answers chats. Raises EngineError without a tokenizer."""
         return self.engine.openai().with_options(priority=0)
+
+    @cached_property
+    def texts(self) -> TextPieces | None:
+        """The texts of single tokens; None without a tokenizer."""
+        tokenizer = self.engine.tokenizer
+        return None if tokenizer is None else TextPieces(tokenizer)
 
     async def fields(self, request: Request) -> dict[str, Any]:
         """The JSON object in a request's body. Raises Refused for anything else."""

@@ -46,6 +46,8 @@ from proactor.engine import GRPO, SFT, AdamW, EngineConfig, EngineError, LoRA, S
         (lambda: EngineConfig(page_size=-1), ["page_size=-1"]),
         (lambda: EngineConfig(max_batch=True), ["max_batch: should be a number, not True"]),
         (lambda: Sampling(stop=("a", "")), ["stop.1=''", "at least 1 character"]),
+        (lambda: Sampling(stop=("a",) * 17), ["stop=(", "at most 16 items"]),
+        (lambda: Sampling(stop=("a", "b" * 1001)), ["stop.1='bbb", "at most 1000 characters"]),
         (lambda: Sampling(stop_ids=(-1,)), ["stop_ids.0=-1"]),
         (lambda: Sampling(stop_ids=(True,)), ["stop_ids: should be a number"]),
         (lambda: Sampling(n=True), ["n: should be a number, not True"]),

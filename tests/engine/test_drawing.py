@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from proactor.engine import Engine, EngineError, Piece, Sampling
+from proactor.engine import Drawing, Engine, EngineError, Piece, Sample, Sampling
+from proactor.engine.jobs import Job
 from proactor.engine.stops import StopStrings, text_before_stop
+from proactor.engine.submission import Submission
 from proactor.engine.text import decode
-from proactor.engine.text_stream import TextPieces, TextStream
+from proactor.engine.text_stream import TextPieces, TextStream, TokenOffsets
 from tests.engine.engines import drawn, idle, load, write_text_folder
 from tests.engine.sessions import PATIENCE, run
 
@@ -113,6 +116,48 @@ def test_many_readers_in_one_event_loop(engine: Engine) -> None:
         assert joined(pieces)[0][0] == groups[0].samples[0].text
 
 
+class Beginning(list[Job]):
+    """Jobs that all begin, once they are ``taken``, while a reader has looked at the first one alone."""
+
+    taken = False
+
+    def __iter__(self) -> Iterator[Job]:
+        for job in list.__iter__(self):
+            yield job
+            for begun in range(len(self) if self.taken else 0):
+                self[begun].samples = self[begun].samples or [drawn_sample(begun)]
+
+
+def drawn_sample(token: int) -> Sample:
+    return Sample([1], [token], [0.0], [0.0], finish_reason="length")
+
+
+class Ending:
+    """Takes submissions as a `SamplingLoop` does; all of their jobs have ended by the second look at them."""
+
+    def submit(self, submission: Submission) -> None:
+        self.submission, submission.jobs.taken = submission, True  # type: ignore[attr-defined]
+        asyncio.get_running_loop().call_soon(self.end)
+
+    def end(self) -> None:
+        jobs = self.submission.jobs
+        for i in range(len(jobs)):
+            self.submission.deliver(jobs[i])
+
+    def cancel(self, submission: Submission) -> None:
+        assert submission.ended
+
+
+def test_a_sample_keeps_its_number_whatever_begins_while_it_is_read() -> None:
+    jobs = Beginning(Job([1], Sampling(n=1), (0, 0, i), 1, frozenset(), i) for i in range(3))
+
+    async def numbered() -> list[tuple[int, list[int]]]:
+        async with Drawing(Ending(), Submission(jobs), None) as drawing:  # type: ignore[arg-type]
+            return [(piece.index, piece.token_ids) async for piece in drawing.pieces()]
+
+    assert sorted(run(numbered())) == [(0, [0]), (1, [1]), (2, [2])]
+
+
 # -- texts ---
 
 
@@ -158,6 +203,31 @@ def test_a_special_token_between_words_leaves_their_space() -> None:
     ids = [258, 1, 258, 258]
     assert [stream.take([i]) for i in ids] == ["a", "", " a", " a"]
     assert decode(_METASPACE, ids) == "a a a"
+
+
+@given(text=st.text(alphabet="abä😀 \n", max_size=20), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_tokens_have_their_own_bytes_and_begin_where_their_character_does(
+    engine: Engine, text: str, data: st.DataObject
+) -> None:
+    pieces, ids_of = TextPieces(engine.tokenizer), {b: i for i, b in _bytes_of(engine.tokenizer).items()}
+    ids = [ids_of[byte] for byte in text.encode()]
+    assert b"".join(map(pieces.own, ids)) == text.encode()
+    offsets, found = TokenOffsets(pieces), []
+    while len(found) < len(ids):
+        found += offsets.take(ids[len(found) :][: data.draw(st.integers(1, 4))])
+    assert found == [at for at, character in enumerate(text) for _ in character.encode()]
+
+
+def test_of_words_too_and_of_special_tokens() -> None:
+    pieces = TextPieces(_METASPACE)
+    party = [2 + b for b in "😀".encode()]
+    ids = [258, 262, 1, *party, *party, 260, 259]
+    assert decode(_METASPACE, ids) == "aä😀😀c b"
+    assert b"".join(map(pieces.own, ids)).decode() == " aä</s>😀😀c b"
+    assert [pieces.text(i) for i in (258, 1, party[0])] == [" a", "</s>", "\ufffd"]
+    assert TokenOffsets(pieces).take(ids) == [0, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4, 5]
+    assert TokenOffsets(pieces).take([261, 1, 258, 258]) == [0, 0, 0, 2]  # "▁", which begins no text
 
 
 _METASPACE = metaspace()

@@ -38,6 +38,18 @@ def test_a_completion_is_the_engines_sample(engine: Engine) -> None:
     assert client.counters == {"requests": 1, "replies": 2, "tokens_in": len(ids), "tokens_out": drawn}
 
 
+def test_the_bytes_of_log_probabilities_are_those_of_the_text(engine: Engine) -> None:
+    """A character of several tokens has a part of its bytes in each, and is whole in none."""
+    text = "für dich 😀 ab"
+    [choice] = create(forced(engine, text), max_tokens=80, logprobs=True, top_logprobs=1).choices
+    entries = [entry for entry in choice.logprobs.content if not entry.token.startswith("<|")]
+    assert choice.message.content == text and len(entries) > len(text)
+    assert b"".join(bytes(entry.bytes) for entry in entries).decode() == text
+    tops = [top for entry in entries for top in entry.top_logprobs]
+    assert tops and all(bytes(top.bytes).decode(errors="replace") == top.token for top in tops)
+    assert any(entry.token == "\ufffd" for entry in entries)
+
+
 def same(ours: Any, theirs: Any) -> None:
     """Every attribute of an object of OpenAI's package is one of ours, or None."""
     if isinstance(theirs, list):
@@ -204,6 +216,7 @@ def test_every_adapter_is_a_model(chat_folder: Path) -> None:
         ({"tool_choice": {"type": "function"}}, "tool_choice: should be"),
         ({"tool_choice": "required"}, "tool_choice: no tool"),
         ({"tools": [TOOL], "tool_choice": {"function": {"name": "other"}}}, "tool_choice: no tool 'other'"),
+        ({"extra_body": {"top_k": -2}}, "top_k=-2"),
         ({"extra_body": {"top_q": 1}}, "unknown option 'top_q'"),
         ({"extra_body": [1]}, "extra_body: an object of fields, not list"),
         ({"extra_body": "abc"}, "extra_body: an object of fields, not str"),
@@ -222,7 +235,10 @@ def test_what_is_not_given_and_what_changes_nothing_is_taken(engine: Engine) -> 
         """As OpenAI's."""
 
     more = {"stop": NotGiven(), "tools": None, "user": "me", "extra_headers": {"a": "b"}, "stream": False}
-    assert said(create(engine.openai(), **more, extra_body={"top_k": 0})) == said(create(engine.openai()))
+    for off in (0, -1):
+        assert said(create(engine.openai(), **more, extra_body={"top_k": off})) == said(
+            create(engine.openai())
+        )
     assert create(engine.openai(), max_tokens=None, max_completion_tokens=2).usage.completion_tokens <= 2
 
 

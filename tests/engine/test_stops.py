@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 from unittest import mock
@@ -171,6 +172,21 @@ def test_few_moves_are_kept_and_nothing_changes() -> None:
         assert isinstance(search, ByteSearch)
         assert found(search, ids * 1) == 7
         assert sum(len(state.moves) for state in search.state.automaton.states.values()) <= 2
+
+
+def test_a_long_string_takes_memory_by_its_length_and_not_by_its_square() -> None:
+    """From the start, and along a text that keeps on beginning it."""
+    strings, stop = StopStrings(TOKENIZERS["byte level"]), "ab" * 5000 + "<"
+    ids = ids_of(b"ab") * 1000 + ids_of(b"b", b"ab", b"ab")
+    tracemalloc.start()
+    try:
+        search = strings.search((stop, stop[1:]))
+        assert found(search, ids) is None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
+    assert found(search, ids_of(b"ab") * 4999 + ids_of(b"<")) == 5000
 
 
 def test_the_pieces_of_other_tokenizers_are_not_known() -> None:

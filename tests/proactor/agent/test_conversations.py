@@ -14,6 +14,7 @@ from proactor.annotation import annotate
 from proactor.annotation.log_oracle import LogOracle
 from proactor.calibration.thresholds import Thresholds
 from proactor.catalogs import write_catalog
+from proactor.commands.agent import take_line
 from proactor.config_base import ConfigError
 from proactor.dialogue.agent_log import Answered, read_events
 from proactor.dialogue.catalog import Catalog, Tool
@@ -22,6 +23,10 @@ from proactor.report.agent_page import write_agent_report
 from proactor.sources import load
 from tests.proactor.agent.agents import CATALOG, load_agent, run_folder, scripted
 from tests.proactor.dialogues import pending, ready
+
+
+def nested(levels: int) -> list[Any]:
+    return json.loads("[" * levels + "]" * levels)  # type: ignore[no-any-return]
 
 
 def near_why(agent: Agent, *proposals: Any) -> list[str]:
@@ -115,6 +120,35 @@ def test_what_cannot_be_used_is_one_line_and_the_log_keeps_it(base: Agent, tmp_p
     refused = [line for line in lines if line["event"] == "refused"]
     assert refused[0]["error"].startswith("conversation 'c': speaker 'robot'")
     assert refused[0]["given"] == {"speaker": "robot", "text": "beep"} and len(refused) == len(faults) + 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('"conversation": "c", "confirm": {"id": "1.1"}', "confirm: no action {'id': '1.1'}"),
+        ('"conversation": "c", "reject": [1]', r"reject: no action [1] (its actions: 1.1)"),
+        ('"conversation": "c", "result": 1.1', "result: no action 1.1"),
+        (r'"conversation": "\ud83d", "speaker": "user", "text": "a"', "its id is no UTF-8"),
+        (r'"conversation": "\ud83d", "speaker": "robot", "text": "a"', "speaker 'robot' is not known"),
+        (r'"conversation": "\ud83d", "confirm": null', "confirm: is not open"),
+        (r'"conversation": "c", "speaker": "user", "text": {"\ud83d": 1}', "without text"),
+        (f'"conversation": "c", "speaker": "user", "text": {"[" * 300}{"]" * 300}', "without text"),
+    ],
+)
+def test_a_line_that_is_no_use_is_refused_and_the_next_one_is_heard(
+    base: Agent, tmp_path: Path, line: str, said: str
+) -> None:
+    log = tmp_path / "log.jsonl"
+    agent = scripted(base, {1: [Proposal(ready("status", order="1"))]}, log)
+    agent.observe("c", "where is order 1")
+    with pytest.raises(AgentError) as error:
+        take_line(agent, f"{{{line}}}".encode(), "line 2")
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert (
+        take_line(agent, b'{"conversation": "c", "speaker": "user", "text": "thanks"}', "line 3")["turn"] == 2
+    )
+    assert len(agent.conversations) == 1
+    assert [event.event for _, event in read_events(log)][-3:] == ["refused", "turn", "decision"]
 
 
 def test_tool_results_and_instructions_are_no_turns(base: Agent) -> None:
@@ -239,8 +273,11 @@ def test_two_agents_write_one_log(base: Agent, tmp_path: Path) -> None:
         ({"page": [b"ok", (1, 2)]}, {"page": ["b'ok'", [1, 2]]}),
         ({b"\xff": 10**400, "n": 10**298}, {"b'\\xff'": hex(10**400), "n": 10**298}),
         (-(10**5000), hex(-(10**5000))),
+        ({"\ud83d": ["\ud83d"]}, {"?": ["?"]}),
+        (nested(199), nested(199)),
+        (nested(300), "list, nested too deeply"),
     ],
-    ids=["bytes", "nested", "keys", "integer"],
+    ids=["bytes", "nested", "keys", "integer", "half of an emoji", "deep", "too deep"],
 )
 def test_whatever_a_tool_gives_the_log_stays_readable(
     base: Agent, tmp_path: Path, content: Any, logged: Any

@@ -11,7 +11,8 @@ import pytest
 from proactor.agent import Agent, AgentError, Decision
 from proactor.agent.conversation import Conversation
 from proactor.agent.draft import Draft, Proposal
-from tests.proactor.agent.agents import Scripted, scripted
+from proactor.engine import EngineError
+from tests.proactor.agent.agents import Scripted, load_agent, scripted
 from tests.proactor.dialogues import ready
 
 
@@ -61,6 +62,19 @@ class Gated(Scripted):
     async def draft(self, conversation: Conversation, upto: int) -> Draft:
         self.begun.set()
         await self.gate.wait()
+        return await super().draft(conversation, upto)
+
+
+class Failing(Scripted):
+    """A decider that raises ``fault`` as long as there is one."""
+
+    def __init__(self, drafts: Mapping[int, Sequence[Proposal]], fault: Exception | None) -> None:
+        super().__init__(drafts)
+        self.fault = fault
+
+    async def draft(self, conversation: Conversation, upto: int) -> Draft:
+        if self.fault is not None:
+            raise self.fault
         return await super().draft(conversation, upto)
 
 
@@ -129,7 +143,7 @@ def test_a_turn_sent_again_by_its_number_is_not_heard_twice(base: Agent) -> None
 def test_a_turn_sent_again_waits_for_its_decision(base: Agent) -> None:
     agent = scripted(base, {})
 
-    async def talk() -> list[Decision | BaseException]:
+    async def talk() -> list[Decision]:
         agent._decider = decider = Gated({1: [Proposal(ready("status", order="1"))]})
         turns = [asyncio.create_task(agent.observe_async("c", "a", number=1)) for _ in range(2)]
         await decider.begun.wait()
@@ -140,9 +154,62 @@ def test_a_turn_sent_again_waits_for_its_decision(base: Agent) -> None:
         lost = asyncio.create_task(agent.observe_async("c", "b", number=2))
         await decider.begun.wait()
         lost.cancel()
-        again = agent.observe_async("c", "b", number=2)
-        return [*decided, *await asyncio.gather(again, return_exceptions=True)]
+        decider.gate.set()
+        again = [agent.observe_async("c", "b", number=2) for _ in range(2)]
+        return [*decided, *await asyncio.gather(*again)]
 
-    first, second, lost = asyncio.run(talk())
-    assert first == second and isinstance(first, Decision) and first.fires
-    assert str(lost) == "conversation 'c': turn 2 was heard before, and has no decision"
+    first, second, lost, once_more = asyncio.run(talk())
+    assert first == second and first.fires
+    assert lost == once_more and lost.turn == 2 and agent.counters["decisions"] == 2
+
+
+@pytest.mark.parametrize("fault", [EngineError("no memory"), OSError(28, "No space left on device")])
+def test_a_decision_that_failed_is_made_when_its_turn_comes_again(base: Agent, fault: Exception) -> None:
+    agent = scripted(base, {})
+    agent._decider = decider = Failing({1: [Proposal(ready("status", order="1"))]}, fault)
+    for _ in range(2):
+        with pytest.raises(type(fault)):
+            agent.observe("c", "where is order 1", number=1)
+    decider.fault = None
+    decision = agent.observe("c", "where is order 1", number=1)
+    assert decision.fires and decision == agent.observe("c", "where is order 1", number=1)
+    assert agent.counters["turns"] == 1 and agent.counters["decisions"] == 1
+
+
+def test_one_that_was_not_logged_is_made_too(base: Agent, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    agent = scripted(base, {1: [Proposal(ready("status", order="1"))]}, log)
+
+    async def talk() -> Decision:
+        agent._decider = decider = Gated({1: [Proposal(ready("status", order="1"))]})
+        turn = asyncio.create_task(agent.observe_async("c", "a", number=1))
+        await decider.begun.wait()
+        agent.log.file = tmp_path  # a folder: it cannot be written
+        decider.gate.set()
+        with pytest.raises(OSError):
+            await turn
+        agent.log.file = log
+        return await agent.observe_async("c", "a", number=1)
+
+    assert asyncio.run(talk()).fires and log.read_text().count('"event": "decision"') == 1
+
+
+def test_a_failed_turn_is_not_decided_behind_a_later_one(base: Agent) -> None:
+    agent = scripted(base, {})
+    agent._decider = decider = Failing({}, EngineError("no memory"))
+    with pytest.raises(EngineError, match="no memory"):
+        agent.observe("c", "a", number=1)
+    decider.fault = None
+    assert agent.observe("c", "b", number=2).decided
+    with pytest.raises(AgentError, match=r"^conversation 'c': turn 1 was heard before, and has no decision$"):
+        agent.observe("c", "a", number=1)
+
+
+def test_a_turn_that_is_too_long_stays_refused(run: Path) -> None:
+    agent = load_agent(run, log=None, overrides=("engine.deterministic=false", "eval.max_tokens=8"))
+    agent.observe("c", "hello", number=1)
+    long = "light " * agent.engine.context_length
+    for said in ("needs", "has no decision"):
+        with pytest.raises(AgentError, match=said):
+            agent.observe("c", long, number=2)
+    assert agent.observe("c", "hello", number=3).dropped == 1

@@ -79,6 +79,21 @@ def test_a_second_tab_is_refused_and_loses_nothing(client: TestClient, folder: P
     assert (folder / "windows.jsonl").read_bytes() == saved
 
 
+def test_half_of_an_emoji_is_shown_saved_and_changed_back(client: TestClient, folder: Path) -> None:
+    talk = turns("so \ud83d", "b", "c", "d", "e", "f", "g", "h")
+    put(folder, dialogue("one", turns=talk))
+    assert [row["id"] for row in client.get("api/overview").json()["dialogues"]] == ["one"]
+    assert client.get("api/search", params={"words": "so"}).json() == ["one"]
+    shown = view(client)
+    assert shown["turns"][0]["text"] == "so \ud83d"
+    saved = client.post("api/dialogue", json=edit_of(shown, status="accepted"))
+    assert saved.status_code == 200, saved.text
+    back = {"id": "one", "version": saved.json()["version"], "to": shown["version"]}
+    assert client.post("api/undo", json=back).json() == shown
+    lost = client.post("api/undo", content=json.dumps({**back, "id": "\ud83d"}))
+    assert 400 <= lost.status_code < 500 and "\n" not in lost.json()["error"]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

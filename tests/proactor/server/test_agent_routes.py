@@ -87,6 +87,9 @@ def test_a_conversation(served: Served) -> None:
         ("observe", {"text": "x", "mood": "fine"}, 400, "unknown option 'mood'"),
         ("observe", {"text": "x", "conversation": ""}, 400, "conversation="),
         ("observe", {"text": "x", "conversation": "c" * 257}, 400, "conversation="),
+        ("observe", {"text": "x", "conversation": "\ud83d"}, 400, "conversation"),
+        ("confirm", {"conversation": "\ud83d"}, 400, "conversation"),
+        ("confirm", {"act": {"id": "1.1"}}, 400, "act={'id': '1.1'}"),
         ("observe", {"text": "x", "turn": 2}, 400, "turn 2: the next one is 1"),
         ("observe", {}, 400, "text"),
         ("observe", {"text": "x" * 5000}, 413, "a body of more than 4096 bytes"),
@@ -112,6 +115,13 @@ def test_actions_that_never_fired_are_refused_and_the_conversation_goes_on(serve
         status, answer = ask(served, call, **body)
         assert status == 400 and said in error(answer)["message"]
     assert Decision.model_validate_json(ask(served, "observe", text="then cancel it")[1]).turn == 2
+
+
+def test_any_result_is_taken(served: Served) -> None:
+    """Half of an emoji, and what is nested deeper than it can be logged."""
+    ask(served, "observe", text="where is order 1")
+    deep = json.loads("[" * 300 + "]" * 300)
+    assert ask(served, "result", act="1.1", content={"\ud83d": deep}) == (200, '{"ok":true}')
 
 
 def test_a_bad_first_turn_opens_nothing_and_tools_may_come_again(served: Served, agent: Agent) -> None:

@@ -56,7 +56,21 @@ def test_a_stream_is_the_completion(server: Served, logprobs: int) -> None:
         assert [t for part in parts for t in part.logprobs.tokens] == choice.logprobs.tokens
         near = [n for part in parts for n in part.logprobs.top_logprobs or ()]
         assert near == (choice.logprobs.top_logprobs or [])
+        assert [o for part in parts for o in part.logprobs.text_offset] == choice.logprobs.text_offset
         assert parts[-1].finish_reason == choice.finish_reason
+
+
+def test_tokens_begin_where_their_character_does(server: Served) -> None:
+    pytest.importorskip("llguidance", reason="the extra `constrain` is not installed")
+    schema = {"type": "string", "enum": ["für dich 😀 ab"]}
+    asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}}
+    asked = {**DRAWN, **asked, "max_tokens": 80, "logprobs": 0, "return_token_ids": True}
+    [choice] = json.loads(server.ask("POST", "/v1/completions", asked)[2])["choices"]
+    text, offsets = choice["text"], choice["logprobs"]["text_offset"]
+    assert json.loads(text) == "für dich 😀 ab" and "😀" in text
+    decode = server.engine.tokenizer.decode  # type: ignore[union-attr]
+    before = [decode(choice["token_ids"][:i]).rstrip("\ufffd") for i in range(len(offsets))]
+    assert offsets == [min(len(shown), len(text)) for shown in before]
 
 
 def test_tokens_as_ids(server: Served) -> None:

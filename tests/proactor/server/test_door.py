@@ -279,10 +279,29 @@ def test_heads_that_can_be_read_in_two_ways_are_refused(server: Served, lines: t
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")) and answer.count(b"HTTP/1.1") == 1
 
 
-def test_a_page_elsewhere_cannot_ask_a_server_without_keys(server: Served) -> None:
-    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example"):
+def test_a_page_elsewhere_cannot_ask_a_server_without_keys(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.serving, "host", "desk.example")
+    for host in (
+        "evil.example",
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "10.0.0.1",
+        "[::2]",
+        "[",
+        ":1",
+    ):
         assert server.ask("GET", "/v1/models", headers={"Host": host})[0] == 403
-    for host in ("localhost", "localhost:9", "127.0.0.1", "[::1]:80"):
+    for host in (
+        "localhost",
+        "localhost:9",
+        "127.0.0.1",
+        "[::1]:80",
+        "127.0.0.2:80",
+        "[::1]",
+        "Desk.example:8",
+    ):
         assert server.ask("GET", "/v1/models", headers={"Host": host})[0] == 200
 
 
