@@ -192,8 +192,7 @@ class Parts:
         """
         if self._owner.inside:
             raise EngineError("release: called from inside the engine (a logit_mask or a loss)")
-        if self._owner.alive:
-            self._owner.call(partial(self._loop.close, EngineError(RELEASED)))
+        self._loop.close(EngineError(RELEASED))
         self._owner.stop()
         self.parallel.release()
         self._policy.release()
