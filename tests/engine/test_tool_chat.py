@@ -352,6 +352,7 @@ def test_a_conversation_as_a_sample(name: str) -> None:
     assert spans == [chat.answer(messages[1]), chat.answer(messages[3])]
     assert chat.read(spans[0]).calls == (ToolCall("weather", {"day": "Friday"}),)
     assert chat.read(spans[1]).content == "No."
+    assert sample.logprobs == sample.policy_logprobs == [], "nobody drew it"
 
 
 def test_refused_samples() -> None:
