@@ -71,7 +71,8 @@ class ChatFormat:
         eos_ids: Iterable[int] = (),
     ) -> None:
         self.tokenizer = tokenizer
-        self.eos_ids = frozenset(eos_ids) | ({getattr(tokenizer, "eos_token_id", None)} - {None})
+        own: int | None = getattr(tokenizer, "eos_token_id", None)
+        self.eos_ids = frozenset(eos_ids) | (frozenset() if own is None else {own})
         """Ids at which a sample ends, whatever the template writes."""
         self._template = ChatTemplate(tokenizer, date, template_kwargs or {})
         self._text = self._template.codec
