@@ -12,7 +12,7 @@ Where a tokenizer has no chat template, its begin token, if it adds one, stands 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,10 +46,10 @@ class ChatReport:
     problems: tuple[str, ...]
 
 
-def open_chat(tokenizer: Any, model: str) -> ChatFormat:
+def open_chat(tokenizer: Any, model: str, eos_ids: Iterable[int] = ()) -> ChatFormat:
     """The `ChatFormat` of a tokenizer; its errors name the ``model``."""
     try:
-        return ChatFormat(tokenizer)
+        return ChatFormat(tokenizer, eos_ids=eos_ids)
     except EngineError as error:
         raise ChatError(f"{model}: {error}") from error
 
@@ -58,7 +58,8 @@ class ChatFormat:
     """A tokenizer's chat template as an append-only encoder.
 
     ``tokenizer`` is a Hugging Face tokenizer; ``template_kwargs`` go to the template
-    (``enable_thinking=False`` for Qwen3). Raises ChatError if it cannot render a question and its answer.
+    (``enable_thinking=False`` for Qwen3). ``eos_ids``: at which a model's samples end, beside the tokenizer's
+    own end token. Raises ChatError if it cannot render a question and its answer.
     """
 
     def __init__(
@@ -67,8 +68,12 @@ class ChatFormat:
         *,
         date: datetime.date = FROZEN_DATE,
         template_kwargs: Mapping[str, Any] | None = None,
+        eos_ids: Iterable[int] = (),
     ) -> None:
         self.tokenizer = tokenizer
+        own: int | None = getattr(tokenizer, "eos_token_id", None)
+        self.eos_ids = frozenset(eos_ids) | (frozenset() if own is None else {own})
+        """Ids at which a sample ends, whatever the template writes."""
         self._template = ChatTemplate(tokenizer, date, template_kwargs or {})
         self._text = self._template.codec
         self._generation = self._template.generation

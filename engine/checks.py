@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from proactor.engine.types import BASE_VERSION, EngineError, Group, Sample
 
 
@@ -14,8 +12,8 @@ def check_groups(groups: Sequence[Group], version: int, adapter: str) -> None:
     """Raise EngineError, naming group and sample, for what no loss can take at ``version`` of ``adapter``.
 
     That is: a prompt or a sample without tokens; masks, versions, log-probabilities, advantages or weights of
-    another length than the tokens; log-probabilities that are NaN, advantages or weights that are not finite,
-    weights below 0; samples of another adapter, and tokens of a version that has not been yet.
+    another length than the tokens; advantages or weights that are not finite, weights below 0; samples of
+    another adapter, and tokens of a version that has not been yet. A log-probability of NaN was not recorded.
     """
     for i, group in enumerate(groups):
         if not len(group.prompt_ids):
@@ -31,13 +29,9 @@ def _check(sample: Sample, version: int, adapter: str) -> None:
     count = len(sample.token_ids)
     if not count:
         raise EngineError("token_ids: a sample needs at least one token")
-    trained = np.asarray(sample.trained_mask(), bool)
     for name in ("logprobs", "policy_logprobs"):
-        values = getattr(sample, name)
-        if len(values) not in (0, count):
-            raise EngineError(f"{name}: {len(values)} log-probabilities for {count} tokens")
-        if len(values) and np.isnan(np.asarray(values, float)[trained]).any():
-            raise EngineError(f"{name}: a log-probability of a trained token is NaN")
+        if len(getattr(sample, name)) not in (0, count):
+            raise EngineError(f"{name}: {len(getattr(sample, name))} log-probabilities for {count} tokens")
     if sample.adapter not in (None, adapter):
         raise EngineError(
             f"drawn by adapter {sample.adapter!r}, and {adapter!r} is trained; to train on it as on a "

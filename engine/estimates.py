@@ -23,14 +23,14 @@ REMEMBERED = 32
 
 class LengthEstimate:
     """Remaining tokens of a sample, from those that ended last. ``window``: how many are remembered;
-    ``enough``: how many have to have ended before they are believed.
+    ``enough``: how many have to have ended before they are believed. One thread observes; any may read.
     """
 
     def __init__(self, window: int, enough: int) -> None:
         self._window, self._enough = window, enough
         self._order: deque[int] = deque()
-        self._sorted: list[int] = []
-        self._tails: list[int] = []  # sums of the longest one, two and so on
+        # the lengths in order, and sums of the longest one, two and so on: replaced together, for readers
+        self._lengths: tuple[list[int], list[int]] = [], []
         self.mean = 0.0
         """Mean length of the samples remembered; 0 without any."""
         self.deviation = 0.0
@@ -38,21 +38,17 @@ class LengthEstimate:
 
     def observe(self, lengths: Sequence[int]) -> None:
         """Samples ended with these numbers of tokens."""
+        ordered = self._lengths[0].copy()
         for length in lengths:
             if len(self._order) == self._window:
-                del self._sorted[bisect_left(self._sorted, self._order.popleft())]
+                del ordered[bisect_left(ordered, self._order.popleft())]
             self._order.append(length)
-            insort(self._sorted, length)
+            insort(ordered, length)
         if lengths:
-            count = len(self._order)
-            self._tails = list(accumulate(reversed(self._sorted)))
-            self.mean = self._tails[-1] / count
+            count, tails = len(self._order), list(accumulate(reversed(ordered)))
+            self._lengths = ordered, tails
+            self.mean = tails[-1] / count
             self.deviation = max(0.0, sum(x * x for x in self._order) / count - self.mean**2) ** 0.5
-
-    @property
-    def known(self) -> bool:
-        """Whether enough samples have ended."""
-        return len(self._order) >= self._enough
 
     def remaining(self, age: int, limit: int) -> float:
         """Tokens that a sample of ``age`` tokens, of at most ``limit``, is expected to draw yet.
@@ -60,12 +56,13 @@ class LengthEstimate:
         The mean over those that got longer than ``age``; where those are few, it is expected to double. All
         of ``limit`` until enough samples have ended.
         """
-        if not self.known:
+        ordered, tails = self._lengths
+        if len(ordered) < self._enough:
             return limit - age
-        longer = len(self._sorted) - bisect_right(self._sorted, age)
+        longer = len(ordered) - bisect_right(ordered, age)
         if longer < FEW:
             return min(limit - age, max(age, 1))
-        return min(limit - age, self._tails[longer - 1] / longer - age)
+        return min(limit - age, tails[longer - 1] / longer - age)
 
 
 class StepEstimate:

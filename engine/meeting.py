@@ -27,6 +27,8 @@ GRACE = 5.0
 """Seconds beyond all time-outs of a call after which it is given up."""
 
 _numbers = itertools.count()
+_open: list[Meeting] = []
+"""Those of this process that were not closed: several engines share one process group."""
 
 
 class RankError(EngineError):
@@ -68,6 +70,7 @@ class Meeting:
                 f"rank {rank}: not all {world_size} ranks joined within {timeout:g} s (engine.rank_timeout): "
                 f"{one_line(error)[:160]}"
             ) from error
+        _open.append(self)
 
     def exchange(self, message: bytes, phase: str) -> list[bytes]:
         """Every rank's message, in rank order. Raises RankError naming ``phase`` and the ranks that ended or
@@ -150,10 +153,15 @@ class Meeting:
         return ", ".join(parts)
 
     def close(self) -> None:
-        """Leave the process group if this object joined it."""
+        """Leave the process group if a meeting joined it and this is the last one."""
+        if self in _open:
+            _open.remove(self)
         if self.owns_world:
             self.owns_world = False
-            dist.destroy_process_group()
+            if _open:
+                _open[0].owns_world = True
+            else:
+                dist.destroy_process_group()
 
 
 @contextmanager

@@ -78,12 +78,28 @@ class Call(Generic[T]):
             del outcome
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What runs between calls, and who is told of an error that ended it."""
+
+    step: Callable[[], bool]
+    failed: Callable[[BaseException], None]
+
+    def goes_on(self) -> bool:
+        """Run a step; returns whether another one follows."""
+        try:
+            return self.step()
+        except BaseException as error:  # noqa: BLE001 - raised by those who wait for the task
+            self.failed(error)
+            return False
+
+
 @dataclass(slots=True)
 class _Desk:
     """What the thread sees: it must not keep the owner, and with it the model, alive."""
 
     inbox: SimpleQueue[Callable[[], None]] = field(default_factory=SimpleQueue)
-    task: Callable[[], bool] | None = None
+    task: _Task | None = None
 
 
 class Owner:
@@ -135,9 +151,12 @@ class Owner:
             self._desk.inbox.put(call)
         return call
 
-    def pursue(self, task: Callable[[], bool]) -> None:
-        """Run ``task`` again and again, between calls, until it returns False. From the owner's thread."""
-        self._desk.task = task
+    def pursue(self, task: Callable[[], bool], failed: Callable[[BaseException], None]) -> None:
+        """Run ``task`` again and again, between calls, until it returns False. From the owner's thread.
+
+        What it raises ends it and goes to ``failed``; the thread goes on.
+        """
+        self._desk.task = _Task(task, failed)
 
     def stop(self) -> None:
         """End the thread after what was posted. Later calls raise EngineError."""
@@ -162,7 +181,7 @@ def _serve(desk: _Desk, device: torch.device) -> None:
             return
         if call is not None:
             call()
-        elif desk.task is not None and not desk.task():
+        elif desk.task is not None and not desk.task.goes_on():
             desk.task = None
         del call  # or a sleeping thread holds what the last call was about
 

@@ -144,7 +144,7 @@ class Parallel:
         self.gather(None, phase)
 
     def release(self) -> None:
-        """Leave the process group if this object joined it."""
+        """Leave the process group if it was joined here and nobody else in this process needs it."""
         atexit.unregister(self.release)
         if self.meeting is not None:
             self.meeting.close()

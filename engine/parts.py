@@ -41,13 +41,13 @@ class Parts:
         decoder, tokenizer = model.decoder, model.tokenizer
         self.config, self.options, self.seed, self.base_name = model.config, options, seed, name
         self.tokenizer = tokenizer
-        self.chat = open_chat(tokenizer, name) if tokenizer is not None else None
+        self.eos_ids = frozenset(self.config.eos_ids)
+        self.chat = open_chat(tokenizer, name, self.eos_ids) if tokenizer is not None else None
         self.parallel = Parallel(decoder.device, options.rank_timeout)
         self.samplings = 0
-        self.eos_ids = frozenset(self.config.eos_ids)
         self.vocabulary, named = self.config.vocab_size, None
-        if tokenizer is not None:
-            self.eos_ids |= {tokenizer.eos_token_id} - {None}
+        if self.chat is not None:
+            self.eos_ids |= self.chat.eos_ids
             self.vocabulary, named = drawable_ids(tokenizer, self.config.vocab_size, self.eos_ids)
         budgets = model.budgets or Budgets.fixed(options)
         self._policy = Policy(decoder, tokenizer, options, budgets, named, model.adapters)
@@ -192,8 +192,7 @@ class Parts:
         """
         if self._owner.inside:
             raise EngineError("release: called from inside the engine (a logit_mask or a loss)")
-        if self._owner.alive:
-            self._owner.call(partial(self._loop.close, EngineError(RELEASED)))
+        self._loop.close(EngineError(RELEASED))
         self._owner.stop()
         self.parallel.release()
         self._policy.release()

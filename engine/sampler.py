@@ -84,16 +84,8 @@ class Sampler:
             job.known,
             job.lease,
         )
-        stop = job.sampling.stop
-        self.cache.allocate()
-        try:
-            self.scheduler.add(request)
-        except RequestTooLarge as error:
-            raise EngineError(
-                f"prompt {job.index}: {str(error).partition(': ')[2]}; give Engine.load more kv_tokens"
-            ) from error
-        job.samples = _records(job)
-        self._draws[request.id] = [
+        stop, samples = job.sampling.stop, _records(job)
+        draws = [
             Draw(
                 (request.id, i),
                 job,
@@ -101,8 +93,16 @@ class Sampler:
                 self._stops.search(stop) if stop else None,
                 job.grammar.matcher(job.end_ids) if job.grammar is not None else None,
             )
-            for i, sample in enumerate(job.samples)
+            for i, sample in enumerate(samples)
         ]
+        self.cache.allocate()
+        try:
+            self.scheduler.add(request)
+        except RequestTooLarge as error:
+            raise EngineError(
+                f"prompt {job.index}: {str(error).partition(': ')[2]}; give Engine.load more kv_tokens"
+            ) from error
+        job.samples, self._draws[request.id] = samples, draws
         self._next_id += 1
         return request.id
 
@@ -158,12 +158,13 @@ class Sampler:
 
     def finish(self, ended: Ended) -> Job:
         """Complete the record of a sample that ended; returns its job. Raises EngineError for its text."""
-        draws = self._draws.pop(ended.request_id) if ended.last else self._draws[ended.request_id]
-        job = draws[0].job
+        job = self._draws[ended.request_id][0].job
         reason: FinishReason = ended.reason
         if reason == "length" and job.limit < job.sampling.max_tokens:
             reason = "context"
         self._close(job, job.samples[ended.sample], reason)
+        if ended.last:  # after the text: a request without one is still there to be aborted
+            del self._draws[ended.request_id]
         return job
 
     def cut(self, job: Job, reason: FinishReason) -> None:

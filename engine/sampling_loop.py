@@ -7,7 +7,8 @@ weights that it began with, and what comes after it waits for the new ones. An u
 that went on through `EngineConfig.max_staleness` updates already; the others go on through this one.
 
 Only a request's mask runs here of the callers' code. What it raises ends its own submission. A step that
-fails ends everything that is in flight, with the same error.
+fails ends everything that is in flight, with the same error. What fails between steps leaves nobody waiting:
+it ends everything, and the loop takes no more.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from proactor.engine.owner import Call, Owner
 from proactor.engine.policy import Policy
 from proactor.engine.step import Ended
 from proactor.engine.submission import Submission
-from proactor.engine.types import EngineError, FinishReason
+from proactor.engine.types import EngineError, FinishReason, one_line
 
 T = TypeVar("T")
 
@@ -52,7 +53,8 @@ class SamplingLoop:
         self._live: dict[int, tuple[Submission, Job]] = {}  # by request id
         self._timed: list[Submission] = []  # those with a deadline
         self._watched: list[Submission] = []
-        self._askers: list[Callable[[], None]] = []  # who waits for room
+        self._askers: deque[Callable[[], None]] = deque()  # who waits for room
+        self._closed: EngineError | None = None  # why nothing is taken any more
 
     # -- from any thread ---
 
@@ -98,27 +100,40 @@ class SamplingLoop:
         if self._owner.alive:
             self._owner.post(partial(self._policy.forget, session))
 
+    def close(self, error: EngineError) -> None:
+        """End everything with an error, which whatever comes later gets too."""
+        self._closed = error  # first: a thread that starts after the next line takes nothing up
+        if self._owner.alive:
+            self._owner.call(partial(self._end_all, error))
+
     # -- in the owner's thread ---
 
     def _tell_room(self) -> None:
         waiting = self._policy.ready_sampler().scheduler.waiting if self._live else 0
         if not self._line and waiting <= RESERVE:
-            askers, self._askers = self._askers, []
-            for tell in askers:
-                tell()
+            while self._askers:
+                self._askers.popleft()()
 
-    def close(self, error: EngineError) -> None:
-        """End everything with an error."""
+    def _end_all(self, error: EngineError) -> None:
         for entry in self._line:
-            if isinstance(entry, Submission):
-                entry.fail(error)
-            else:
-                entry.call.refuse(error)
+            _refuse(entry, error)
         self._line.clear()
         self._fail_all(error)
+        self._tell_room()  # whoever then submits is told
+
+    def _broke(self, error: BaseException) -> None:
+        """`_advance` raised: what it left half done is unknown."""
+        what = f"{type(error).__name__}: {one_line(error)}"
+        closed = EngineError(f"sampling failed: {what}; load another engine")
+        closed.__cause__ = error
+        self._closed = closed
+        self._end_all(closed)
 
     def _enter(self, entry: Submission | _Change) -> None:
         """Into the line: behind its own priority, but never before a change of weights."""
+        if self._closed is not None:
+            _refuse(entry, self._closed)
+            return
         at = len(self._line)
         if isinstance(entry, Submission):
             while at and isinstance(ahead := self._line[at - 1], Submission):
@@ -130,7 +145,7 @@ class SamplingLoop:
             if entry.watch is not None:
                 self._watched.append(entry)
         self._line.insert(at, entry)
-        self._owner.pursue(self._advance)
+        self._owner.pursue(self._advance, self._broke)
 
     def _advance(self) -> bool:
         """One step of the sampler, with what may join it. False when there is nothing more to do."""
@@ -154,8 +169,8 @@ class SamplingLoop:
                 self._line.popleft()
                 entry.call()
             elif entry.update and self._policy.may_renew(job for _, job in self._live.values()):
-                self._line.popleft()
                 with self._policy.renewing():
+                    self._line.popleft()  # here: if nothing can be paused it is refused with the others
                     entry.call()
             else:
                 return
@@ -201,8 +216,8 @@ class SamplingLoop:
             self._fail(submission, error)
             return
         if end.last:
-            del self._live[end.request_id]
             self._deliver(submission, job)
+            del self._live[end.request_id]
 
     def _deliver(self, submission: Submission, job: Job) -> None:
         if submission.parked_for is not None:
@@ -224,9 +239,8 @@ class SamplingLoop:
         """End all samples of a submission as they are."""
         if submission.ended:
             return
-        jobs = self._take_out(submission)
         try:
-            for job in jobs:
+            for job in self._take_out(submission):
                 if not job.samples:  # not begun
                     self._policy.label(job)
                 self._policy.ready_sampler().cut(job, reason)
@@ -247,10 +261,17 @@ class SamplingLoop:
 
     def _fail(self, submission: Submission, error: BaseException) -> None:
         if not submission.ended:
+            submission.fail(error)  # first: nothing that goes wrong below may keep it from its caller
             self._take_out(submission)
-            submission.fail(error)
 
     def _fail_all(self, error: BaseException) -> None:
         for submission in {id(s): s for s, _ in self._live.values()}.values():
             submission.fail(error)
         self._live.clear()
+
+
+def _refuse(entry: Submission | _Change, error: EngineError) -> None:
+    if isinstance(entry, Submission):
+        entry.fail(error)
+    else:
+        entry.call.refuse(error)

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from proactor.engine.arguments import instance, integer
 from proactor.engine.config import Sampling
-from proactor.engine.jobs import Job, JobMaker
+from proactor.engine.jobs import UINT64, Job, JobMaker
 from proactor.engine.parking import lease_name
 from proactor.engine.prompts import Prompt, check_keys, check_prompt, ids_of
 from proactor.engine.sampling_loop import SamplingLoop
@@ -30,7 +30,9 @@ class Session:
 
     ``key`` names a request: its tokens are then a function of the engine's seed, the session's iteration,
     key, ``index``, the position from the trajectory's root, and the weights. In deterministic mode nothing
-    else matters. A request without a key draws a noise of its own, another one at each call.
+    else matters. A `Sampling.seed` takes the place of the engine's seed and of the iteration (then 0), and a
+    request without a key then has key 0. Without either a request draws a noise of its own, another one at
+    each call.
     """
 
     def __init__(
@@ -86,9 +88,9 @@ class Session:
         The observation carries no loss (`Sample.extend`). Only its tokens and the last one drawn are
         computed, as long as the session's pages are kept (`EngineConfig.parked_share`). ``sampling``: by
         default only the sample's temperature and adapter; ``max_tokens`` and stops count for this turn. The
-        noise is that of the sample's own key, further on. Raises EngineError, with the sample as it was, for
-        an observation that leaves no room in the context, another temperature, and a sample that changed
-        meanwhile.
+        noise is that of the sample's own seed and key, further on. Raises EngineError, with the sample as it
+        was, for an observation that leaves no room in the context, another temperature or seed, and a sample
+        that changed meanwhile.
         """
         instance(sample, Sample, "advance: sample")
         observation = ids_of(observation_ids, "advance: an observation")
@@ -97,6 +99,7 @@ class Session:
             raise EngineError(
                 f"advance: temperature {sampling.temperature}, the sample was drawn at {sample.temperature}"
             )
+        _check_seed(sample, sampling)
         before = len(sample.token_ids)
         job = self._continue(sample, before, observation, sampling)
         if sample.noise is not None:
@@ -123,8 +126,9 @@ class Session:
         """Draw turn ``at_turn`` of ``sample`` (from 0) ``n`` times anew; returns ``n`` samples.
 
         Each holds everything before that turn, which is computed once, and ends with the turn drawn. ``key``
-        names the branch, and should not be that of the sample: sample i has the noise of index i. Raises
-        EngineError for a turn that the sample does not have, and like `advance`.
+        names the branch, and should not be that of the sample: sample i has the noise of index i. A seed
+        counts as in `sample`. Raises EngineError for a turn that the sample does not have, and like
+        `advance`.
         """
         turns = instance(sample, Sample, "branch: sample").turns()
         at_turn, n = integer(at_turn, "branch: at_turn"), integer(n, "branch: n")
@@ -156,7 +160,8 @@ class Session:
         check_keys([index])
         iteration = self._iteration
         if key is None:
-            iteration, key = UNNAMED, next(self._unnamed) & 0xFFFFFFFF
+            number = next(self._unnamed) if sampling.seed is None else 0
+            iteration, key = UNNAMED, number & 0xFFFFFFFF
         [job] = self._maker.make([prompt], sampling, [key], (self._seed, iteration))
         job.first = int(index)
         return job
@@ -201,6 +206,14 @@ def _of_one(sampling: Sampling) -> Sampling:
     if instance(sampling, Sampling, "session: sampling").n != 1:
         raise EngineError(f"session: n={sampling.n}: a call draws one sample; branch draws several")
     return sampling
+
+
+def _check_seed(sample: Sample, sampling: Sampling) -> None:
+    """Raise EngineError for a seed that is not the one that ``sample`` was drawn with."""
+    if sampling.seed is None or sample.noise is None:
+        return
+    if sample.noise[:2] != (sampling.seed & UINT64, 0):
+        raise EngineError(f"advance: seed {sampling.seed}: a sample goes on with its own noise; leave it out")
 
 
 def _as_before(sample: Sample) -> Sampling:

@@ -131,9 +131,7 @@ class ToolChat:
             if turn > before:
                 sample.extend(self.observation(sample.token_ids, read[before + 1 : turn]))
             ids = self.answer(read[turn])
-            sample.append(
-                Sample(sample.prompt_ids + sample.token_ids, ids, [0.0] * len(ids), [0.0] * len(ids))
-            )
+            sample.append(Sample(sample.prompt_ids + sample.token_ids, ids))
             before = turn
         return sample
 

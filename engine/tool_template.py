@@ -93,8 +93,7 @@ class ToolTemplate:
             self.call_end = self._ending(self._after_prompt(probe_call(STUB)))
         self.end_ids = frozenset(self.text.specials[end] for end in {self.end, self.call_end} - {""})
         """Ids that end a turn in this template."""
-        eos = getattr(chat.tokenizer, "eos_token_id", None)
-        self._ends = self.end_ids | ({eos} - {None})
+        self._ends = self.end_ids | chat.eos_ids
 
     @property
     def thinks(self) -> bool:

@@ -5,6 +5,7 @@ Token ids are kept as sampled, end tokens included; nothing is encoded again fro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, SupportsFloat
@@ -38,7 +39,8 @@ class Sample:
 
     ``logprobs`` are of the distribution sampled from (after temperature, filters and masks),
     ``policy_logprobs`` of the full softmax at ``temperature``; both are natural logarithms, one a token of
-    ``token_ids``. ``mask`` is False where a token is not trained (observations); None trains every token.
+    ``token_ids``, NaN where it was not recorded; empty where none was. ``mask`` is False where a token is not
+    trained (observations); None trains every token.
     ``adapter``: the engine's adapter that drew it; None where the base did, or no engine.
     ``policy_version``: the version of it (`Engine.versions`) that drew its oldest token; ``versions`` names
     that of each token where they differ (later turns, samples that went on through an update); None: they do
@@ -103,13 +105,16 @@ class Sample:
         return list(zip(starts, ends, strict=True))
 
     def extend(self, ids: Sequence[int]) -> None:
-        """Append observation ids: context for what follows, never trained, with log-probabilities of 0."""
+        """Append observation ids: context for what follows, never trained, with log-probabilities of 0 where
+        the tokens before them have some.
+        """
         if self.versions is not None:
             self.versions = [*self.token_versions(), *([self.policy_version] * len(ids))]
         self.mask = [*self.trained_mask(), *([False] * len(ids))]
+        for recorded in (self.logprobs, self.policy_logprobs):
+            if recorded or not self.token_ids:
+                recorded.extend([0.0] * len(ids))
         self.token_ids.extend(ids)
-        self.logprobs.extend([0.0] * len(ids))
-        self.policy_logprobs.extend([0.0] * len(ids))
         if self.top_logprobs is not None:
             self.top_logprobs.extend([] for _ in ids)
 
@@ -137,9 +142,10 @@ class Sample:
         if self.top_logprobs is not None or other.top_logprobs is not None:
             self.top_logprobs = [*self.token_tops(), *other.token_tops()]
         self.mask = [*self.trained_mask(), *other.trained_mask()]
+        count, more = len(self.token_ids), len(other.token_ids)
+        self.logprobs = _joined(self.logprobs, count, other.logprobs, more)
+        self.policy_logprobs = _joined(self.policy_logprobs, count, other.policy_logprobs, more)
         self.token_ids.extend(other.token_ids)
-        self.logprobs.extend(other.logprobs)
-        self.policy_logprobs.extend(other.policy_logprobs)
         self.policy_version = min(self.policy_version, other.policy_version)
         self.finish_reason, self.text = other.finish_reason, other.text
 
@@ -233,6 +239,13 @@ def with_parents(groups: Sequence[Group], wanted: Callable[[Group], bool]) -> li
             if group.parent is not None:
                 parents.add(id(group.parent))
     return kept[::-1]
+
+
+def _joined(first: list[float], count: int, second: list[float], more: int) -> list[float]:
+    """Log-probabilities of ``count`` tokens and ``more``: NaN for those of which alone none were recorded."""
+    if not first and not second:
+        return []
+    return [*(first or [math.nan] * count), *(second or [math.nan] * more)]
 
 
 def _numbers(name: str, value: Any) -> float | list[float]:

@@ -48,6 +48,8 @@ class TurnSampler:
             await self._session.advance(live, ids[len(known) :], sampling)
         else:
             start, key = 0, self._key
+            if key is None and sampling.seed is not None:
+                key = 0  # as the session would name it, to be told apart below
             if key is not None:
                 key += self._begun * KEYS
             live = await self._session.sample(ids, sampling, key=key, index=self._index)

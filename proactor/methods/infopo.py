@@ -152,7 +152,8 @@ class _Passes:
 def _current(engine: Engine, episode: Episode, turn: int) -> bool:
     """Whether there are log-probabilities of a turn, of the present policy at temperature 1."""
     start, end = episode.turns[turn].action
-    recorded = len(episode.logprobs(episode.turns[turn])) == end - start
+    values = episode.logprobs(episode.turns[turn])
+    recorded = len(values) == end - start and not any(map(math.isnan, values))
     versions = set(episode.versions(episode.turns[turn]))
     return recorded and episode.sample.temperature == 1.0 and versions == {engine.policy_version}
 

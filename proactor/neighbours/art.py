@@ -22,7 +22,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise, takewhile
+from itertools import compress, pairwise, takewhile
 from typing import Any
 
 from proactor.engine import EngineError, Group, ProactorError, Sample, ToolChat
@@ -177,6 +177,9 @@ class ArtGroups:
     ) -> Fields:
         if sample.reward is None:
             raise ArtError(f"{where}: it has no reward")
+        recorded, mask = sample.policy_logprobs, sample.trained_mask()
+        if len(recorded) != len(mask) or any(map(math.isnan, compress(recorded, mask))):
+            raise ArtError(f"{where}: a trained token has no log-probability")
         turns = sample.turns()
         between = sample.info.get(_BETWEEN, [])
         if len(between) != len(turns) - 1:

@@ -125,10 +125,6 @@ TRAINING: dict[str, Case] = {
         lambda e: e.train([group(sample(advantage=[1.0] * 5))], TRAIN),
         r"^group 0, sample 0: advantage: 5 values for a sample of 1 turns and 2 tokens$",
     ),
-    "nan logprobs": (
-        lambda e: e.train([group(sample(logprobs=[-1.0, math.nan]))], TRAIN),
-        r"^group 0, sample 0: logprobs: a log-probability of a trained token is NaN$",
-    ),
     "long logprobs of gradients": (
         lambda e: e.forward_backward([group(sample()), group(sample(), sample(logprobs=[-1.0] * 3))], total),
         r"^group 1, sample 1: logprobs: 3 log-probabilities for 2 tokens$",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -108,6 +109,21 @@ def test_the_worst_case_counts_until_enough_samples_have_ended() -> None:
     assert estimate.remaining(3, 100) == 97
     estimate.observe([10])
     assert estimate.remaining(3, 100) == 7
+
+
+def test_lengths_are_read_whole_while_more_are_observed() -> None:
+    """As `Engine.counters` reads them from another thread."""
+    estimate, read = LengthEstimate(window=40, enough=8), list[float]()
+
+    class Lengths(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            for length in super().__iter__():
+                yield length
+                read.append(estimate.remaining(0, 100))
+
+    estimate.observe(Lengths([10] * 9))
+    estimate.observe(Lengths([20, 20, 20]))
+    assert read == [100] * 9 + [10] * 3 and estimate.remaining(0, 100) == 150 / 12
 
 
 def test_costs_by_bucket_are_those_of_the_machine_whatever_the_context() -> None:

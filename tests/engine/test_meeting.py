@@ -60,8 +60,6 @@ def test_a_gpu_is_named_to_the_process_group(monkeypatch: pytest.MonkeyPatch) ->
     """What `Parallel` passes on for a card; without one nothing is bound."""
     import torch.distributed as dist
 
-    from proactor.engine.meeting import Meeting
-
     asked: list[dict[str, object]] = []
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -71,7 +69,7 @@ def test_a_gpu_is_named_to_the_process_group(monkeypatch: pytest.MonkeyPatch) ->
     )
     monkeypatch.setattr(dist, "new_group", lambda **k: asked.append(k))
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: None)
-    monkeypatch.setattr(Meeting, "close", lambda self: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     card = torch.device("cuda", 1)
     for device in (card, torch.device("cpu")):
         Parallel(device, timeout=7200.0).release()
@@ -82,6 +80,32 @@ def test_a_gpu_is_named_to_the_process_group(monkeypatch: pytest.MonkeyPatch) ->
         {"backend": "gloo", "timeout": limit, "device_id": None},
         {"backend": "gloo", "timeout": limit},
     ]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_last_engine_of_a_process_leaves_the_group(
+    monkeypatch: pytest.MonkeyPatch, order: tuple[int, int]
+) -> None:
+    import torch.distributed as dist
+
+    world: list[str] = []
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "is_initialized", lambda: bool(world))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **k: world.append(backend))
+    monkeypatch.setattr(dist, "destroy_process_group", world.pop)
+    monkeypatch.setattr(dist, "new_group", lambda **k: None)
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: None)
+    for _ in range(2):  # a group that was left can be joined anew
+        both = [Parallel(torch.device("cpu")) for _ in range(2)]
+        both[order[0]].release()
+        both[order[0]].release()
+        assert len(world) == 1
+        both[order[1]].release()
+        assert not world
+    world.append("the caller's own")
+    Parallel(torch.device("cpu")).release()
+    assert len(world) == 1
 
 
 def wakes_up(rank: int) -> None:

@@ -40,6 +40,10 @@ def refused() -> None:
     raise ZeroDivisionError("no luck")
 
 
+def unexpected(error: BaseException) -> None:
+    raise AssertionError("a task that raises nothing") from error
+
+
 # -- the thread ---
 
 
@@ -96,7 +100,7 @@ def test_a_task_goes_on_between_calls_and_ends_by_itself(owner: Owner) -> None:
         done.append("step")
         return done.count("step") < 3 or "call" not in done
 
-    owner.call(lambda: owner.pursue(task))
+    owner.call(lambda: owner.pursue(task, unexpected))
     owner.call(lambda: done.append("call"))
     deadline = time.monotonic() + PATIENCE
     while done.count("step") < 3:
@@ -104,6 +108,18 @@ def test_a_task_goes_on_between_calls_and_ends_by_itself(owner: Owner) -> None:
         time.sleep(0.001)
     count = owner.call(lambda: len(done))
     assert owner.call(lambda: len(done)) <= count + 1, "it ended"
+
+
+def test_a_task_that_raises_ends_and_the_thread_goes_on(owner: Owner) -> None:
+    told, ran = SimpleQueue[BaseException](), list[str]()
+
+    def task() -> bool:
+        ran.append("step")
+        raise ZeroDivisionError("no luck")
+
+    owner.call(lambda: owner.pursue(task, told.put))
+    assert isinstance(told.get(timeout=PATIENCE), ZeroDivisionError)
+    assert owner.call(lambda: 3) == 3 and ran == ["step"] and owner.alive
 
 
 def test_it_sleeps_when_there_is_nothing_to_do(owner: Owner) -> None:
@@ -123,7 +139,7 @@ def test_it_sleeps_when_there_is_nothing_to_do(owner: Owner) -> None:
             return self._queue.get_nowait()
 
     owner._desk.inbox = Inbox()  # type: ignore[assignment]
-    owner.call(lambda: owner.pursue(lambda: False))
+    owner.call(lambda: owner.pursue(lambda: False, unexpected))
     time.sleep(0.1)
     assert looked == ["waits", "looks", "waits"]
 

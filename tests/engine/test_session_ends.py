@@ -170,6 +170,10 @@ BAD: dict[str, tuple[Callable[[Session, Sample], Awaitable[Any]], str]] = {
         lambda s, x: s.advance(x, [1], Sampling()),
         r"^advance: temperature 1.0, the sample was drawn at 1.1",
     ),
+    "another seed": (
+        lambda s, x: s.advance(x, [1], DRAW.model_copy(update={"seed": 7})),
+        r"^advance: seed 7: a sample goes on with its own noise; leave it out$",
+    ),
     "turn": (lambda s, x: s.branch(x, 1, 2), r"^branch: turn 1 and n 2 of a sample of 1 turns"),
     "no branch": (lambda s, x: s.branch(x, 0, 0), r"^branch: turn 0 and n 0"),
 }

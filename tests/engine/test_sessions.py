@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from proactor.engine import SFT, Engine, Group, Sample, Sampling
-from tests.engine.engines import TRAIN, drawn, idle, load, prompts, shake
+from tests.engine.engines import TRAIN, drawn, idle, load, outside, prompts, shake
 from tests.engine.sessions import (
     DRAW,
     OBSERVATIONS,
@@ -140,6 +140,49 @@ def test_unnamed_requests_draw_anew(folder: Path) -> None:
             return [await session.sample([1, 2, 3], DRAW) for _ in range(4)]
 
     assert len({tuple(s.token_ids) for s in run(draw())}) == 4
+
+
+def test_a_seed_is_the_name_of_a_request_without_one(folder: Path) -> None:
+    """What `Engine.sample` draws with that seed, whatever was asked before and in whatever session."""
+    engine = deterministic(folder)
+    seeded = DRAW.model_copy(update={"seed": 7})
+    [group] = engine.sample([[1, 2, 3]], seeded.model_copy(update={"n": 2}))
+    [other] = engine.sample([[1, 2, 3]], seeded, keys=[5])
+
+    async def draw(iteration: int) -> list[Sample]:
+        async with engine.session(iteration) as session:
+            ask = [{"index": 0}, {"index": 1}, {"key": 5}]
+            found = [await session.sample([1, 2, 3], seeded, **named) for named in ask]
+            await session.sample([1, 2, 3], DRAW)
+            return [*found, *await session.branch(found[2], 0, 2, seeded)]
+
+    for iteration in (0, 3):
+        first, second, named, *branches = run(draw(iteration))
+        assert [record(s) for s in (first, second)] == [record(s) for s in group.samples]
+        assert [s.token_ids for s in branches] == [s.token_ids for s in group.samples]
+        assert record(named) == record(other.samples[0])
+
+
+def test_a_seeded_sample_goes_on_with_its_seed(folder: Path) -> None:
+    engine, seeded = deterministic(folder), DRAW.model_copy(update={"seed": 2**64 + 7})
+
+    async def draw(later: Sampling) -> Sample:
+        async with engine.session() as session:
+            return await session.advance(await session.sample([1, 2], seeded), [9], later)
+
+    assert record(run(draw(seeded))) == record(run(draw(DRAW)))
+
+
+def test_a_seed_for_a_sample_that_no_engine_drew(folder: Path) -> None:
+    engine = deterministic(folder)
+
+    async def draw(seed: int) -> Sample:
+        async with engine.session() as session:
+            sample = outside([1, 2], [3], temperature=DRAW.temperature)
+            return await session.advance(sample, [9], DRAW.model_copy(update={"seed": seed}))
+
+    first, again, other = (run(draw(seed)) for seed in (7, 7, 8))
+    assert first.token_ids == again.token_ids != other.token_ids
 
 
 # -- what is computed ---

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from proactor.engine.chat import ChatFormat
 from proactor.engine.chat_template import ChatError
 from proactor.engine.tokenizer import load_tokenizer
 from tests.engine.chat_templates import CHATML, COUNTING, HEADED, TEMPLATES, tokenizer
+from tests.engine.engines import load
 
 WEATHER = {
     "type": "function",
@@ -253,6 +256,20 @@ def test_without_an_end_token_an_observation_begins_where_the_text_ends() -> Non
     assert text == "dry\n<|user|>\nIs Friday dry?\n\n<|assistant|>\n"
 
 
+def test_every_end_of_the_models_samples_is_left_out(chat_folder: Path, tmp_path: Path) -> None:
+    """As Qwen2.5's generation_config names ``<|endoftext|>`` beside the end of a message."""
+    folder = Path(shutil.copytree(chat_folder, tmp_path / "model"))
+    (other,) = codec("qwen2.5").template.text.markup("<|eot|>")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [other]}))
+    engine = load(folder)
+    assert engine.chat is not None and other in engine.eos_ids
+    chat = ToolChat(engine.chat)
+    answer = chat.answer({"role": "assistant", "content": "Dry?"})
+    for ends in ([other], [*answer[-1:]], [*answer[-1:], other]):
+        assert chat.read([*answer[:-1], *ends]).content == "Dry?"
+    assert codec("qwen2.5").read([*answer[:-1], other]).content == "Dry?<|eot|>", "not an end of that model's"
+
+
 def test_other_special_tokens_stay_in_the_text() -> None:
     chat = codec("qwen2.5")
     begin = chat.template.text.markup("<|begin|>")
@@ -352,6 +369,7 @@ def test_a_conversation_as_a_sample(name: str) -> None:
     assert spans == [chat.answer(messages[1]), chat.answer(messages[3])]
     assert chat.read(spans[0]).calls == (ToolCall("weather", {"day": "Friday"}),)
     assert chat.read(spans[1]).content == "No."
+    assert sample.logprobs == sample.policy_logprobs == [], "nobody drew it"
 
 
 def test_refused_samples() -> None:

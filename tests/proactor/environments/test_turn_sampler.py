@@ -33,8 +33,10 @@ class Session:
         return sample
 
 
-def drawn(key: int | None, *steps: tuple[str, list[int]]) -> tuple[Sample, list[tuple[Any, ...]]]:
-    session = Session()
+def drawn(
+    key: int | None, *steps: tuple[str, list[int]], seed: int | None = None
+) -> tuple[Sample, list[tuple[Any, ...]]]:
+    session, sampling = Session(), Sampling(seed=seed)
 
     async def go() -> Sample:
         sampler = TurnSampler(session, [1, 2], 1.0, key, 4)  # type: ignore[arg-type]
@@ -42,7 +44,7 @@ def drawn(key: int | None, *steps: tuple[str, list[int]]) -> tuple[Sample, list[
             if what == "show":
                 sampler.show(ids)
             else:
-                await sampler.draw(ids or sampler.log.prompt_ids + sampler.log.token_ids, Sampling())
+                await sampler.draw(ids or sampler.log.prompt_ids + sampler.log.token_ids, sampling)
         return sampler.log
 
     return asyncio.run(go()), session.calls
@@ -70,6 +72,13 @@ def test_after_an_edit_it_begins_anew_with_another_noise_and_goes_on_from_there(
     )
     assert calls[2:] == [("sample", edited, 5 + KEYS, 4), ("advance", [7])]
     assert log.token_ids == [100, 3, 4, 101, 6, 102, 7, 103], "the log keeps what was edited"
+
+
+def test_a_seed_without_a_key_has_another_noise_after_an_edit_too() -> None:
+    steps = ("draw", []), ("show", [3]), ("draw", [1, 2, 9, 3])
+    calls = {seed: drawn(None, *steps, seed=seed)[1] for seed in (None, 8)}
+    assert [key for _, _, key, _ in calls[8]] == [0, KEYS]
+    assert [key for _, _, key, _ in calls[None]] == [None, None], "the session gives each one of its own"
 
 
 def test_given_turns_are_not_trained_and_have_no_noise() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -145,10 +146,11 @@ def test_recorded_values_serve_only_at_temperature_one(engine: Engine, temperatu
         episode.sample.policy_logprobs = [0.0] * len(episode.sample.token_ids)
     after = information_gains(engine, episodes, PLACEHOLDER)
     assert (after == before) == (temperature != 1.0)
-    for episode in episodes:
-        episode.sample.policy_logprobs = []
-    nothing = information_gains(engine, episodes, PLACEHOLDER)
-    assert [g for found in nothing for g in found[:3]] == pytest.approx(expected, abs=1e-4)
+    for unknown in ([], [math.nan]):
+        for episode in episodes:
+            episode.sample.policy_logprobs = unknown * len(episode.sample.token_ids)
+        nothing = information_gains(engine, episodes, PLACEHOLDER)
+        assert [g for found in nothing for g in found[:3]] == pytest.approx(expected, abs=1e-4)
 
 
 def test_old_recordings_are_scored_again(folder: Path, scored_rows: list[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -190,6 +191,10 @@ def test_what_cannot_be_written_is_refused(art: ArtGroups, group: Group) -> None
     bare[0].samples[0].info.clear()
     with pytest.raises(ArtError, match=r"group 0, sample 0: 3 turns, .* messages of 0 places"):
         art.write(bare, [ASK])
+    for missing in ([], [math.nan] * len(bare[0].samples[0].token_ids)):
+        bare[0].samples[0].policy_logprobs = missing
+        with pytest.raises(ArtError, match="group 0, sample 0: a trained token has no log-probability"):
+            art.write(bare, [ASK])
     bare[0].samples[0].reward = None
     with pytest.raises(ArtError, match="group 0, sample 0: it has no reward"):
         art.write(bare, [ASK])
