@@ -77,7 +77,7 @@ class TokenOffsets:
         if token in pieces.specials:
             return offset
         self._length += len(self._utf8.decode(pieces.own(token)))
-        if not self._begun:  # less what is dropped where the text begins
+        if pieces.bytes is None and not self._begun:  # less what is dropped where the text begins
             self._length -= len(pieces.text(token)) - len(decode(pieces.tokenizer, [token]))
             self._begun = bool(pieces.own(token))
         return offset

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from fastapi import Request
 
+from proactor.engine.stops import BytePieces
+from proactor.engine.text_stream import TextPieces
 from proactor.server import models as models_module
 from proactor.server.app import create_app
 from proactor.server.keys import Keys
@@ -144,25 +146,28 @@ def test_a_swap_waits_for_the_models_own_answers_but_not_for_ever(
 
 def test_the_event_loop_decodes_no_log_probabilities(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of tokens with twenty others each would hold up every client; and each is decoded once."""
-    decoded: list[tuple[threading.Thread, list[int]]] = []
-    tokenizer = server.engine.tokenizer
-    real = tokenizer.decode
+    shown: list[tuple[threading.Thread, int]] = []
+    decoded: list[tuple[int, int]] = []
+    own, missing = TextPieces.own, BytePieces.__missing__
 
-    def spy(ids: Any, **options: Any) -> Any:
-        decoded.append((threading.current_thread(), list(ids)))
-        return real(ids, **options)
+    def spy(self: TextPieces, token: int) -> bytes:
+        shown.append((threading.current_thread(), token))
+        return own(self, token)
 
-    monkeypatch.setattr(tokenizer, "decode", spy)
+    def spy_missing(self: BytePieces, token: int) -> bytes:
+        decoded.append((id(self), token))
+        return missing(self, token)
+
+    monkeypatch.setattr(TextPieces, "own", spy)
+    monkeypatch.setattr(BytePieces, "__missing__", spy_missing)
+    monkeypatch.setattr(server.serving, "texts", TextPieces(server.engine.tokenizer))
     more = {"model": "tiny", "max_tokens": 12, "seed": 3, "temperature": 1.0}
     client = server.openai()
-    client.completions.create(prompt="Is it?", logprobs=4, **more)  # type: ignore[call-overload]
-    texts = [ids[0] for _, ids in decoded if len(ids) == 1]
-    assert len(texts) == len(set(texts)) > 12
-    assert server.thread not in {thread for thread, _ in decoded}
-    decoded.clear()
+    for _ in range(2):
+        client.completions.create(prompt="Is it?", logprobs=4, **more)  # type: ignore[call-overload]
+    assert len({token for _, token in shown}) > 12 and decoded
     for _ in range(2):
         ask = {"messages": [{"role": "user", "content": "Is it?"}], "logprobs": True, "top_logprobs": 4}
         client.chat.completions.create(**ask, **more)  # type: ignore[call-overload]
-    texts = [ids[0] for _, ids in decoded if len(ids) == 1]
-    assert len(texts) == len(set(texts))
-    assert server.thread not in {thread for thread, _ in decoded}
+    assert server.thread not in {thread for thread, _ in shown}
+    assert len(decoded) == len(set(decoded))
