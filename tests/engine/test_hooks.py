@@ -224,7 +224,8 @@ def test_the_callers_own_optimizer(folder: Path, to_none: bool) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=to_none)
         own.weights_changed()
-        assert torch.allclose(adapter(engine), adapter(own), atol=1e-6)
+        # a thousandth of a step of 1e-2: Adam divides gradients that nearly cancel by themselves
+        assert torch.allclose(adapter(engine), adapter(own), atol=1e-5)
     assert engine.policy_version == own.policy_version
     last = Sampling(n=2, max_tokens=4, seed=9)
     assert [d[0] for d in drawn(engine.sample(prompts(2), last))] == [

@@ -39,7 +39,7 @@ def settings(folder: Path, model: Path, data: Path, judge: Path, *overrides: str
     user = {
         "kind": "accept_reject",
         "adapter": str(judge),
-        "train": {"lr": 1e-2, "steps": 30, "batch_lines": 24},
+        "train": {"lr": 3e-3, "steps": 60, "batch_lines": 24},
         "engine": {"kv_tokens": 4096},
     }
     environment = {
