@@ -25,6 +25,7 @@ from proactor.dialogue import Action, Dialogue, Reference, Status
 from proactor.dialogue.agent_log import Decision
 from proactor.dialogue.catalog import Catalog
 from proactor.dialogue.matching import MatchRule, Timing, exact_rule, first_fires
+from proactor.dialogue.windows import decision_of
 from proactor.evaluation.policies import human, logs_triggers
 from proactor.event_loop import run_to_end
 from proactor.progress import Progress, Quiet
@@ -155,7 +156,8 @@ def differences(
     hit: set[str] = set()
     for turn, fire in first_fires(dialogue, outputs, rule):
         reference = fire.reference or fire.meant
-        what = _what(fire.timing, turn, fire.reference, fire.meant, fire.action.name in assent)
+        logged = None if fire.reference is None else decision_of(dialogue, fire.reference)
+        what = _what(fire.timing, turn, logged, fire.reference, fire.meant, fire.action.name in assent)
         if fire.reference is not None:
             hit.add(fire.reference.id)
         found.append(
@@ -181,13 +183,17 @@ def differences(
 
 
 def _what(
-    timing: Timing | None, turn: int, reference: Reference | None, meant: Reference | None, assent: bool
+    timing: Timing | None,
+    turn: int,
+    logged: int | None,
+    reference: Reference | None,
+    meant: Reference | None,
+    assent: bool,
 ) -> What:
     if reference is None or timing is None or timing is Timing.REPEAT:
         return "not called for" if meant is None else "wrong values"
     if is_false(timing, assent):
         return "before assent"
-    logged = reference.observed_trigger
     if logged is None or turn == logged:
         return "same turn"
     return "earlier" if turn < logged else "later"

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from proactor.calibration.score_table import ScoreTable, ToolScore, replay
 from proactor.dialogue import Action, Dialogue
 from proactor.dialogue.matching import EXACT, MatchRule, Timing, first_fires
+from proactor.dialogue.windows import turns_won
 from proactor.engine import ProactorError
 from proactor.scoring.arrays import Array
 from proactor.scoring.utility import is_false
@@ -107,8 +108,7 @@ def outcome(
             sums["right"] += 1
             sums["on_time"] += timing is Timing.ON_TIME
             sums["lead"] += reference.ready[0] - turn
-            if reference.observed_trigger is not None and turn <= reference.observed_trigger:
-                won = reference.observed_trigger - turn
+            if (won := turns_won(dialogue, reference, turn)) is not None:
                 sums["saved"] += timing is Timing.ON_TIME
                 sums["saved_turns" if timing is Timing.ON_TIME else "early_turns"] += won
     return np.array([sums[name] for name in OUTCOME])

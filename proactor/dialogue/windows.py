@@ -162,6 +162,14 @@ def decision_of(dialogue: Dialogue, reference: Reference) -> int | None:
     return last_decision(dialogue, reference.observed_trigger) or 0
 
 
+def turns_won(dialogue: Dialogue, reference: Reference, turn: int) -> int | None:
+    """Turns by which a fire at ``turn`` comes before the logged agent's decision (`decision_of`); None where
+    that agent did not act, or acted earlier.
+    """
+    logged = decision_of(dialogue, reference)
+    return None if logged is None or logged < turn else logged - turn
+
+
 def count(dialogues: Iterable[Dialogue]) -> dict[str, int]:
     """Counters of a corpus: `COUNTERS`, and null_<reason> of the references with an unknown window."""
     counters: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))

@@ -21,6 +21,7 @@ RULES: tuple[Rule, ...] = (
     reward_rules.judge_disagrees,
     update_rules.memorised,
     sampling_rules.learns_silence,
+    sampling_rules.never_acts,
     sampling_rules.without_spread,
     update_rules.nothing_moves,
     update_rules.diverged,

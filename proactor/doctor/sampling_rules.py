@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from proactor.doctor.facts import Facts, Finding, Row, mean, span, total, values
-from proactor.training.outcome import MANY_FLAT
+from proactor.tables import plain_name
+from proactor.training.outcome import MANY_FLAT, chosen_row
 
 ALL_FLAT = 0.95
 """Share of groups without spread that is named even where the run learned something."""
@@ -22,6 +23,8 @@ PULL, FIRST = -0.03, 3
 """Pull away from acting, in advantages a sample, from which on a run's first steps teach silence; how many
 steps tell at least: one is mostly chance [INFERRED: measured on SmolLM2, on SGD].
 """
+ACTING = "first_fire_f1"
+"""A metric by which an agent that never acts is the worst."""
 HOT, COLD = 1.4, 0.5
 """Temperatures above, and below, which sampling itself is suspected."""
 
@@ -96,6 +99,24 @@ def learns_silence(facts: Facts) -> Finding | None:
     )
     cause = f"{mean(steps, 'acts/not_ready'):.0%} of the answers act where none is: updates teach to wait"
     return Finding("learns silence", 3, evidence, cause, _calmer(facts))
+
+
+def never_acts(facts: Facts) -> Finding | None:
+    """The chosen adapter fires nothing on dev: an agent that only waits."""
+    result = facts.outcome
+    at = None if result is None else chosen_row(facts.rows, result)
+    if result is None or at is None or facts.rows[at].get("eval_rar") != 0:
+        return None
+    measure = plain_name(result.measure)
+    evidence = f"best step {result.best_step} fires nothing on dev, and has {measure} {result.best or 0:.3f}"
+    if any(values([row for row in facts.rows if row.get("phase") == result.phase], "eval_recall")):
+        cause = f"by {measure} waiting is better than what other steps did, some of it right"
+        return Finding("never acts", 3, evidence, cause, f"eval.metric={ACTING}")
+    cause = "no check had a right fire: the start does not know the actions"
+    if facts.setting("sft") is None:
+        return Finding("never acts", 3, evidence, cause, "sft={lr: 1e-3}: a supervised stage teaches them")
+    longer = 2 * facts.number("sft.max_steps", 400)
+    return Finding("never acts", 3, evidence, cause, f"sft.max_steps={longer:.0f}")
 
 
 def _calmer(facts: Facts) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 
 from proactor.dialogue import Action, Dialogue, Reference
 from proactor.dialogue.matching import EXACT, HITS, ClassifiedAction, MatchRule, Timing, classify
-from proactor.dialogue.windows import width
+from proactor.dialogue.windows import turns_won, width
 from proactor.engine import ProactorError
 from proactor.scoring.arrays import Array, ratio
 from proactor.scoring.pri import absolute_pri, harmonic
@@ -84,10 +84,10 @@ width_0_references: those of a single ready turn; first_*: the first-fire count 
 masking; fires: right, late, false and repeated ones); values_right_hits: hits by similarity
 (similarity_first_hits) whose required values are all right; unparsed: outputs not read in full.
 
-Against the logged human trigger tau [INFERRED]: observed: references with a known window and a tau; saved:
-those whose first fire was on time and at `u <= tau`; saved_sum: the turns `tau - u` of these;
-saved_early_sum: the same for early first fires, which no metric counts as a gain, since a value or the assent
-was still missing.
+Against tau, the turn at which the logged human decided (`windows.decision_of`) [INFERRED]: observed:
+references with a known window and a tau; saved: those whose first fire was on time and at `u <= tau`;
+saved_sum: the turns `tau - u` of these; saved_early_sum: the same for early first fires, which no metric
+counts as a gain, since a value or the assent was still missing.
 """
 
 
@@ -187,13 +187,19 @@ def _sums_by_rule(
             if j.timing in HITS and j.reference is not None:
                 sums["right"] += 1
                 hit.add(j.reference.id)
-        _add_first_fires(sums, turn, classify(dialogue, turn, actions, fired=first, rule=rule), first)
+        _add_first_fires(
+            sums, dialogue, turn, classify(dialogue, turn, actions, fired=first, rule=rule), first
+        )
     sums["hit"] = len(hit)
     return sums
 
 
 def _add_first_fires(
-    sums: dict[str, float], turn: int, classified: Sequence[ClassifiedAction], first: dict[str, Timing]
+    sums: dict[str, float],
+    dialogue: Dialogue,
+    turn: int,
+    classified: Sequence[ClassifiedAction],
+    first: dict[str, Timing],
 ) -> None:
     for j in classified:
         sums["early_masked"] += j.timing is Timing.AFTER_EARLY
@@ -211,15 +217,10 @@ def _add_first_fires(
             sums["first_hits"] += 1
             sums["first_on_time"] += j.timing is Timing.ON_TIME
             sums["first_lead"] += j.reference.ready[0] - turn
-            _add_saved(sums, turn, j.reference, j.timing)
-
-
-def _add_saved(sums: dict[str, float], turn: int, reference: Reference, timing: Timing) -> None:
-    if reference.observed_trigger is None or turn > reference.observed_trigger:
-        return
-    early = timing is Timing.EARLY
-    sums["saved"] += not early
-    sums["saved_early_sum" if early else "saved_sum"] += reference.observed_trigger - turn
+            if (won := turns_won(dialogue, j.reference, turn)) is not None:
+                early = j.timing is Timing.EARLY
+                sums["saved"] += not early
+                sums["saved_early_sum" if early else "saved_sum"] += won
 
 
 def early_weight(reference: Reference, turn: int) -> float:

@@ -6,6 +6,7 @@ the healthy run, edited.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -50,6 +51,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def healthy(tiny_model: Path, root: Path) -> Facts:
     settings = config(root, tiny_model, *SHORT, "name=healthy", "grpo.steps=8", data=WIDE)
     train(settings)
+    # From random weights all that eight steps teach is to wait: as if it acted on dev.
+    metrics = settings.folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = [{**row, "eval_rar": 0.5} if row["kind"] == "eval" else row for row in rows]
+    metrics.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return Facts.read(settings.folder)
 
 
@@ -161,6 +167,18 @@ def silenced(facts: Facts, before: float = 0.5, after: float = 0.3) -> Facts:
     return replace(edited, rows=tuple(rows))
 
 
+def waiting(facts: Facts, *, others: float) -> Facts:
+    """A run whose best check fires nothing; the recall of the others is ``others``."""
+    checks = [i for i, row in enumerate(facts.rows) if row["kind"] == "eval"]
+    silent = {"eval_reward": 0.9, "eval_recall": 0.0, "eval_rar": 0.0}
+    acting = {"eval_reward": 0.4, "eval_recall": others, "eval_rar": 0.5}
+    rows = [
+        {**row, **(silent if i == checks[-1] else acting)} if i in checks else row
+        for i, row in enumerate(facts.rows)
+    ]
+    return replace(facts, rows=tuple(rows))
+
+
 def with_config(facts: Facts, **sections: Any) -> Facts:
     merged = {k: {**(facts.record.config.get(k) or {}), **v} for k, v in sections.items()}
     return replace(facts, record=replace(facts.record, config={**facts.record.config, **merged}))
@@ -209,6 +227,13 @@ EDITS: dict[str, tuple[Callable[[Facts], Facts], str, str]] = {
     "silence, cold": (
         lambda f: with_config(silenced(f), grpo={"sampling": {"temperature": 0.5}}, sft={"max_steps": 40}),
         "learns silence",
+        "sft.max_steps=80",
+    ),
+    "waits": (lambda f: waiting(f, others=0.3), "never acts", "eval.metric=first_fire_f1"),
+    "waits, untaught": (lambda f: waiting(f, others=0.0), "never acts", "sft={lr: 1e-3}"),
+    "waits, taught": (
+        lambda f: with_config(waiting(f, others=0.0), sft={"max_steps": 40}),
+        "never acts",
         "sft.max_steps=80",
     ),
     "nan": (lambda f: with_steps(f, 5, nonfinite_gradient=1.0), "gradient not finite", "grpo.lr=0.001"),

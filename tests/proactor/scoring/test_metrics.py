@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proactor.dialogue import Action, Dialogue, Reference
+from proactor.calibration.thresholds import OUTCOME, outcome
+from proactor.dialogue import Action, Dialogue, Reference, Turn
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.dialogue.matching import MatchRule, exact_rule
 from proactor.scoring.bootstrap import KEYS
@@ -277,6 +278,15 @@ def test_turns_saved_against_the_logged_trigger() -> None:
         [score_dialogue(dialogue, {3: (FIRE,)}), score_dialogue(users(3, id="e"), {2: (FIRE, ready("fly"))})]
     )
     assert (both["turns_saved"], both["false_per_100"]) == (50.0, 100.0)
+
+
+def test_a_human_who_acts_in_a_reply_decided_at_the_user_turn_before_it() -> None:
+    turns = tuple(Turn(index=i, speaker="user" if i % 2 else "agent", text="…") for i in range(1, 7))
+    logged = BOOK.model_copy(update={"ready": (1, 5), "observed_trigger": 4})
+    dialogue = users(6, logged).model_copy(update={"turns": turns})
+    saved = [score(dialogue, {turn: (FIRE,)})["turns_saved"] for turn in (1, 3, 5)]
+    assert saved == [200.0, 0.0, 0.0]
+    assert outcome(dialogue, {1: (FIRE,)})[OUTCOME.index("saved_turns")] == 2, "thresholds count alike"
 
 
 def test_shares_of_unknown_and_single_turn_windows() -> None:
