@@ -14,7 +14,7 @@ import torch
 from proactor.engine.checkpoint import is_linear, weight_shapes
 from proactor.engine.lora import GROUPS, shapes
 from proactor.engine.lora_config import LoRA
-from proactor.engine.lora_targets import adapted
+from proactor.engine.lora_targets import adapted, total_rank
 from proactor.engine.model_config import ModelConfig
 from proactor.kernels.logprob import CHUNK_BYTES, KEEP_BYTES
 from proactor.kernels.nf4 import BLOCK, NESTED_BLOCK
@@ -85,7 +85,7 @@ class Footprint:
         largest = max(sum(tensor[t][0] for t in group) * tensor[group[0]][1] for group in GROUPS)
         parameters = sum(adapter_parameters(config, lora) for lora in loras)
         layers = config.num_layers
-        ranks = max((sum(p.rank for p in adapted(lora, layers).values()) for lora in loras), default=0)
+        ranks = max((total_rank(lora, layers) for lora in loras), default=0)
         trained = layers * saved_row(config, size) + (ranks + 6 * config.hidden_size) * size
         return cls(
             weights=weight_bytes(config, nf4, size),
@@ -134,11 +134,8 @@ def nf4_bytes(rows: int, columns: int) -> int:
     return padded // 2 + blocks + 8 * -(-blocks // NESTED_BLOCK) + NF4_TABLES
 
 
-def saved_row(config: ModelConfig, size: int, ranks: int = 0) -> int:
-    """Bytes that autograd keeps of a row and layer for the backward, ``size`` bytes a number.
-
-    ``ranks``: those of the layer's adapters together, of which it keeps x A.
-    """
+def saved_row(config: ModelConfig, size: int) -> int:
+    """Bytes that autograd keeps of a row and layer for the backward, ``size`` bytes a number, without x A."""
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     kept = [
         2 * config.hidden_size,  # the residual stream at both norms
@@ -146,7 +143,6 @@ def saved_row(config: ModelConfig, size: int, ranks: int = 0) -> int:
         kv,  # v
         q,  # the attention's output
         2 * config.intermediate_size,  # gate and up
-        ranks,  # x A
     ]
     if config.qk_norm:
         kept.append(q + kv)  # q and k before their norms, in the projection that v is a part of

@@ -18,6 +18,7 @@ from proactor.engine.config import GRPO, SFT
 from proactor.engine.footprint import Footprint
 from proactor.engine.layout import Layout, layout
 from proactor.engine.lora_config import LoRA
+from proactor.engine.lora_targets import total_rank
 from proactor.engine.loss import GRPOLoss, Loss, SFTLoss, by_token
 from proactor.engine.memory import Budgets
 from proactor.engine.model import Decoder
@@ -193,5 +194,5 @@ def group_planner(decoder: Decoder, lora: LoRA, beside: Sequence[LoRA], budgets:
     config, nf4 = decoder.config, decoder.nbytes()["nf4"] > 0
     footprint = Footprint.of(config, [lora, *beside], nf4, decoder.dtype)
     operations = Operations.of(config, lora)
-    peak = Peak(config, lora.rank, footprint, use_triton(decoder.embed))
+    peak = Peak(config, total_rank(lora, config.num_layers), footprint, use_triton(decoder.embed))
     return GroupPlanner(budgets, operations, peak, footprint.held, decoder.form.exact)

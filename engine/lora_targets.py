@@ -59,6 +59,11 @@ def adapted(lora: LoRA, layers: int) -> dict[tuple[int, Target], LowRank]:
     return found
 
 
+def total_rank(lora: LoRA, layers: int) -> int:
+    """Ranks of all adapted linears together: numbers of x A that a row has. Raises as `adapted`."""
+    return sum(pair.rank for pair in adapted(lora, layers).values())
+
+
 def _targeted(lora: LoRA, layer: int, name: str) -> bool:
     if isinstance(lora.targets, str) or name in lora.targets:
         return _named(lora.targets, name)  # a module that is named whole is taken whatever its layer

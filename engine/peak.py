@@ -38,10 +38,12 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The peaks of one model. ``kernels``: on a GPU, else torch's form on a CPU."""
+    """The peaks of one model. ``ranks``: `total_rank` of its adapter. ``kernels``: on a GPU, else torch's form
+    on a CPU.
+    """
 
     config: ModelConfig
-    rank: int
+    ranks: int
     footprint: Footprint
     kernels: bool
 
@@ -63,7 +65,7 @@ class Peak:
 
     def _pass(self, one: Pass, fused: bool) -> int:
         c, size = self.config, self.footprint.size
-        saved = one.rows * c.num_layers * saved_row(c, size, self.rank)
+        saved = one.rows * (c.num_layers * saved_row(c, size) + self.ranks * size)
         head = self._head(one.heads, fused) + one.rows * 2 * c.hidden_size * size
         layer = self._kernel_layer(one) if self.kernels else self._torch_layer(one)
         return saved + max(head, layer)

@@ -20,6 +20,7 @@ from proactor.engine.footprint import Footprint
 from proactor.engine.group_plan import GroupPlan, GroupPlanner
 from proactor.engine.known_models import known_model
 from proactor.engine.lora_config import LoRA
+from proactor.engine.lora_targets import total_rank
 from proactor.engine.loss import Loss
 from proactor.engine.memory import Budgets, Memory, Planner, device_memory, fits_host
 from proactor.engine.model_config import ModelConfig
@@ -84,7 +85,8 @@ class ModelPlan:
 
     def groups(self, groups: Sequence[Group], config: GRPO | SFT | Loss | None = None) -> GroupPlan:
         """What a step on ``groups`` computes, as `Engine.plan`."""
-        peak = Peak(self.config, self.lora.rank, self.footprint, self.memory is not None)
+        ranks = total_rank(self.lora, self.config.num_layers)
+        peak = Peak(self.config, ranks, self.footprint, self.memory is not None)
         held = self.footprint.held
         exact = self.options.deterministic
         return GroupPlanner(self.budgets, self.operations, peak, held, exact).plan(groups, config)

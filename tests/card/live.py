@@ -32,6 +32,7 @@ from proactor.engine.config import AdamW
 from proactor.engine.group_plan import GroupPlanner
 from proactor.engine.jobs import Job
 from proactor.engine.known_models import qwen25
+from proactor.engine.lora_targets import total_rank
 from proactor.engine.memory import Memory
 from proactor.engine.operations import Operations
 from proactor.engine.parallel import Parallel
@@ -135,7 +136,8 @@ def measure(driver: Driver, size: str, memory: Memory) -> dict[str, Phase]:
         trainer.chunk_rows = parts.chunk_of
         trainer.forward_backward([small], loss)
         chunks = log.peak - held
-    operations, peak = Operations.of(config, LoRA()), Peak(config, LoRA().rank, f, kernels=True)
+    operations = Operations.of(config, LoRA())
+    peak = Peak(config, total_rank(LoRA(), config.num_layers), f, kernels=True)
     large_peak, small_peak = (
         GroupPlanner(given, operations, peak, held=0).plan([group], loss).peak
         for given, group in ((whole, large), (parts, small))
