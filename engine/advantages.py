@@ -136,10 +136,10 @@ def _check(index: int, group: Group, compared: Sequence[tuple[int, Sample]]) -> 
             )
     scored = any(needs_advantage(sample) for _, sample in compared)
     for j, sample in compared:
-        if scored and (sample.reward is None or not math.isfinite(sample.reward)):
+        if scored and (sample.reward is None or not abs(sample.reward) <= FLOAT32_MAX):
             raise EngineError(
                 f"group {index}, sample {j}: reward is {sample.reward}; all samples of a group need a "
-                "finite reward, or all an advantage"
+                "finite float32 reward, or all an advantage"
             )
         if not needs_advantage(sample):
             for value in sample.token_advantages():

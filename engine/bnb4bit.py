@@ -84,11 +84,12 @@ def unpack(shards: Shards, name: str, shape: tuple[int, int], device: torch.devi
         )
     except ValueError as error:
         raise shards.error(name, str(error)) from error
-    coarse = tensor.absmax if tensor.nested_absmax is None else tensor.nested_absmax
-    if not bool(torch.isfinite(coarse).all()):
-        raise shards.error(
-            name + (".nested_absmax" if nested else ".absmax"), "holds values that are not finite"
-        )
+    floats = {".absmax": tensor.absmax}
+    if tensor.nested_absmax is not None and tensor.nested_code is not None:
+        floats = {".nested_absmax": tensor.nested_absmax, ".nested_quant_map": tensor.nested_code}
+    for part, values in floats.items():
+        if not bool(torch.isfinite(values).all()):
+            raise shards.error(name + part, "holds values that are not finite")
     return tensor
 
 

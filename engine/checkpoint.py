@@ -200,7 +200,13 @@ def _check_tied(shards: Shards) -> None:
     embed, head = "model.embed_tokens.weight", "lm_head.weight"
     if shards.dtype(head) not in PLAIN_DTYPES:
         raise shards.error(head, f"is {shards.dtype(head)}, only {', '.join(PLAIN_DTYPES)} are supported")
-    if shards.shape(head) != shards.shape(embed) or not torch.equal(shards.read(head), shards.read(embed)):
+    same = shards.shape(head) == shards.shape(embed)
+    if same:
+        pair = shards.read(head), shards.read(embed)
+        same = torch.equal(*pair)
+        for tensor in pair:
+            shards.release(tensor)
+    if not same:
         raise shards.error(head, f"differs from {embed}, though config.json ties them (tie_word_embeddings)")
 
 
@@ -230,6 +236,8 @@ def _load_plain(
             return quantize_nf4(tensor.to(device), dtype=dtype)
         except ValueError as error:
             raise shards.error(name, str(error)) from error
+        finally:
+            shards.release(tensor)
     converted = tensor.to(device, dtype or tensor.dtype, copy=True)
     if not _finite(converted):
         what = f"does not fit {dtype}: pick another dtype"

@@ -20,6 +20,7 @@ from proactor.engine.shards import INDEX, SINGLE
 from proactor.engine.types import one_line
 from proactor.kernels.nf4 import NF4Tensor, quantize_nf4
 
+GENERATION = "generation_config.json"
 TOKENIZER_FILES = (
     "tokenizer*",
     "vocab.*",
@@ -27,7 +28,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "*.jinja",
-    "generation_config.json",
+    GENERATION,
 )
 SHARD_BYTES = 5_000_000_000
 MODEL_FILES = ("*.safetensors", INDEX, "config.json", *TOKENIZER_FILES)
@@ -47,7 +48,7 @@ def save_bnb4bit(
     generation_config.json) are copied. Files are split above ``shard_bytes``. Atomic: on any failure an
     earlier save is untouched.
 
-    Raises CheckpointError when the folder cannot be written.
+    Raises CheckpointError when the folder cannot be written, or ``tokenizer_from`` is no folder.
     """
     plain = [
         name.removesuffix(".weight")
@@ -81,6 +82,8 @@ def write_folder(
     `save_bnb4bit`.
     """
     total = sum(sizes.values())
+    if tokenizer_from is not None and not Path(tokenizer_from).is_dir():
+        raise CheckpointError(f"{tokenizer_from}: no such folder, to copy a tokenizer from")
     try:
         with atomic_folder(folder, owned=MODEL_FILES) as temporary:
             if (free := shutil.disk_usage(temporary).free) < total:
@@ -113,10 +116,22 @@ def save_quantized(
 
 def copy_tokenizer(source: str | Path, target: Path) -> None:
     """Copy the tokenizer's files, chat template and generation config of a model folder."""
-    for path in sorted(
-        {path for pattern in TOKENIZER_FILES for path in Path(source).glob(pattern) if path.is_file()}
-    ):
+    for path in _tokenizer_files(source):
         shutil.copyfile(path, target / path.name)
+
+
+def check_tokenizer(source: str | Path) -> None:
+    """Raise CheckpointError for a folder without a tokenizer's files."""
+    if not any(path.name != GENERATION for path in _tokenizer_files(source)):
+        raise CheckpointError(
+            f"{source}: {'holds no tokenizer' if Path(source).is_dir() else 'no such folder'}"
+        )
+
+
+def _tokenizer_files(source: str | Path) -> list[Path]:
+    return sorted(
+        {path for pattern in TOKENIZER_FILES for path in Path(source).glob(pattern) if path.is_file()}
+    )
 
 
 def _write_shards(
@@ -127,13 +142,16 @@ def _write_shards(
     weight_map: dict[str, str] = {}
     for file, names in zip(shard_files(len(plan)), plan, strict=True):
         parts: dict[str, Tensor] = {}
+        shared: set[int] = set()  # a tied head is its embedding, and a file holds each tensor's own bytes
         for name in names:
             tensor = make(name)
-            parts |= (
-                bnb4bit.pack(name, tensor)
-                if isinstance(tensor, NF4Tensor)
-                else {name: tensor.detach().cpu().contiguous()}
-            )
+            if isinstance(tensor, NF4Tensor):
+                parts |= bnb4bit.pack(name, tensor)
+                continue
+            tensor = tensor.detach().cpu().contiguous()
+            place = tensor.untyped_storage().data_ptr()
+            parts[name] = tensor.clone() if place in shared else tensor
+            shared.add(place)
         save_file(parts, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(parts, file)
     if len(plan) > 1:

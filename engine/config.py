@@ -191,7 +191,7 @@ class AdamW(Config):
 
     lr: float = Field(5e-6, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(1e-8, ge=1e-30)  # 0 in float32 would make NaN of weights without a gradient
     weight_decay: float = Field(0.0, ge=0)
     max_norm: float | None = Field(1.0, gt=0)
     warmup: int = Field(0, ge=0)

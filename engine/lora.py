@@ -112,7 +112,7 @@ class LoRABuffer:
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed % 2**64)
         for factor, leaf in zip(self.factors, self.leaves, strict=True):
             if factor.kind == "a":
                 bound = 1 / math.sqrt(factor.columns)  # kaiming_uniform with a = sqrt(5)

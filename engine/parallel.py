@@ -7,6 +7,7 @@ reaches the others at whatever place they wait. Only gradients are summed by a c
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,11 @@ from proactor.engine.types import one_line
 from proactor.kernels.errors import ProactorError
 
 T = TypeVar("T")
+
+
+def larger(a: float, b: float) -> float:
+    """The larger number; NaN where either is."""
+    return b if b > a or math.isnan(b) else a
 
 
 class Message(NamedTuple):
@@ -78,7 +84,7 @@ class Parallel:
             for name, value in theirs.items():
                 total[name] = total.get(name, 0.0) + value
             for name, value in most.items():
-                top[name] = max(top.get(name, value), value)
+                top[name] = larger(top.get(name, value), value)
         return total, top
 
     def share(self, items: Sequence[T]) -> list[T]:

@@ -38,8 +38,8 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The peaks of one model. ``ranks``: `total_rank` of its adapter. ``kernels``: on a GPU, else torch's form
-    on a CPU.
+    """The peaks of one model. ``ranks``: `total_rank` of its adapter. ``kernels``: on a GPU, else torch's
+    form on a CPU.
     """
 
     config: ModelConfig

@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from proactor.kernels.grpo import clipped_term
+
 Clip = Literal["ppo", "cispo"]
 KL = Literal["k1", "k2", "k3"]
 
@@ -47,13 +49,13 @@ def policy_terms(
     kl: KL,
 ) -> tuple[Tensor, Tensor]:
     """(loss [N], the statistics of `grpo.policy_loss`); all [N], differentiable in ``new`` and ``change``."""
-    ratio = change.exp()
-    bounded = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
-    binds = bounded * advantage < ratio * advantage
+    ratio = change.detach().exp()
     if clip == "ppo":
-        loss = -torch.minimum(ratio * advantage, bounded * advantage) * weight
+        term, binds = clipped_term(change, advantage, epsilon_low, epsilon_high)
+        loss = -term * weight
     else:
-        loss = -bounded.detach() * advantage * new * weight
+        bounded = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
+        loss = -bounded * advantage * new * weight
         binds = bounded != ratio
     divergence = None if reference is None else _divergence(reference - new, kl)
     if divergence is not None:

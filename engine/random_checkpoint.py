@@ -1,9 +1,9 @@
 """Checkpoints of random weights in the layout of published ones, written tensor by tensor.
 
 For measuring a model at its full size without a download: names, shapes, dtypes and files are those that
-transformers with bitsandbytes saves, the numbers are not. Weights and biases are randn / sqrt(fan-in), norms
-1; the linears of "bnb-nf4" are quantised from bfloat16, to bitsandbytes' bits. Memory: the largest linear in
-bfloat16 and some MB, whatever the model's size.
+transformers with bitsandbytes saves, the numbers are not. Weights are randn / sqrt(fan-in), biases randn /
+sqrt(length), norms 1; the linears of "bnb-nf4" are quantised from bfloat16, to bitsandbytes' bits. It takes
+the largest linear in bfloat16 and some MB, whatever the model's size.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from proactor.engine import bnb4bit
 from proactor.engine.checkpoint import is_linear, weight_shapes
 from proactor.engine.checkpoint_writer import (
     MODEL_FILES,
+    check_tokenizer,
     copy_tokenizer,
     plan_shards,
     shard_files,
@@ -57,12 +58,14 @@ def make_checkpoint(
     One ``seed`` gives one model: "bnb-nf4" is "bf16" quantised. ``tokenizer_from``: a folder whose tokenizer
     files are copied. ``progress(done, total)`` is called a tensor.
 
-    Raises CheckpointError where the folder exists, or the disk has no room, before anything is written; also
-    where it cannot be written, and nothing is left then.
+    Raises CheckpointError where the folder exists, the disk has no room, or ``tokenizer_from`` holds no
+    tokenizer, before anything is written; also where it cannot be written, and nothing is left then.
     """
     place = Path(folder)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise CheckpointError(f"{folder}: exists; give a new folder")
+    if tokenizer_from is not None:
+        check_tokenizer(tokenizer_from)
     config = ModelConfig.from_dict(dict(config_json))
     shapes = weight_shapes(config)
     sizes = {name: _size(name, shape, kind) for name, shape in shapes.items()}
@@ -91,7 +94,9 @@ def _size(name: str, shape: tuple[int, ...], kind: Format) -> int:
 
 
 def _config(config_json: Mapping[str, Any], kind: Format) -> dict[str, Any]:
-    config = {"architectures": ["Qwen2ForCausalLM"], "torch_dtype": "bfloat16", **config_json}
+    """What is written: bfloat16, quantised as ``kind`` says, whatever ``config_json`` says of either."""
+    given = {k: v for k, v in config_json.items() if k not in ("dtype", "torch_dtype", "quantization_config")}
+    config = {"architectures": ["Qwen2ForCausalLM"], **given, "torch_dtype": "bfloat16"}
     if kind == "bnb-nf4":
         config["quantization_config"] = bnb4bit.quantization_config(["lm_head"], True, torch.bfloat16)
     return config
@@ -134,7 +139,7 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> Iterator[Tensor]:
     if name.endswith("norm.weight"):
         yield torch.ones(size, dtype=torch.bfloat16)
         return
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**64)
     for start in range(0, size, CHUNK):
         count = min(CHUNK, size - start)
         yield torch.randn(count, generator=generator).mul_(shape[-1] ** -0.5).to(torch.bfloat16)

@@ -25,7 +25,7 @@ from proactor.engine.loss import Loss, Statistics, normalizer_of
 from proactor.engine.memory import naming_shortage
 from proactor.engine.model import Decoder
 from proactor.engine.optimizer import Optimizer
-from proactor.engine.parallel import Parallel, describe
+from proactor.engine.parallel import Parallel, describe, larger
 from proactor.engine.ranges import ranged
 from proactor.engine.tree import Tree
 from proactor.engine.tree_gradient import OldPolicy, backward
@@ -34,8 +34,8 @@ from proactor.engine.types import EngineError, Group, with_parents
 T = TypeVar("T")
 Trees = Callable[[Sequence[Group]], Iterable[Tree]]
 FIXED_POINT = 2.0**40
-FIXED_LIMIT = 2.0**21
-"""Largest gradient element of the fixed-point sum: larger ones could overflow 63 bits over many trees."""
+FIXED_LIMIT = 2.0**22
+"""What the largest gradient elements of a step's trees, of all ranks, may add up to: half of 63 bits."""
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Tally:
 
     def top(self, name: str, value: float) -> None:
         """Raise a maximum."""
-        self.maxima[name] = max(self.maxima.get(name, 0.0), value)
+        self.maxima[name] = larger(self.maxima.get(name, 0.0), value)
 
     def merge(self, other: Tally) -> None:
         """Add another tally's sums and take over its larger maxima."""
@@ -87,6 +87,7 @@ class Trainer:
         self.failure = ""  # why the accumulated gradient lacks a part
         self.nonfinite = False  # whether a part of it is not finite, which the fixed-point sum cannot hold
         self.fixed = torch.zeros_like(self.lora.flat, dtype=torch.int64) if decoder.form.exact else None
+        self.fixed_top = 0.0  # largest elements of what the fixed-point sum has, added up
         self.cleared = 0  # how often the accumulated gradient was taken or forgotten
         self.seconds_waited = 0.0  # in `meet`, so far
 
@@ -158,10 +159,11 @@ class Trainer:
             self.nonfinite = True
             self.lora.grad.zero_()
             return
-        if top >= FIXED_LIMIT:
+        self.fixed_top += top
+        if self.fixed_top >= (limit := FIXED_LIMIT / self.parallel.world_size):
             raise EngineError(
-                f"gradient: largest element {top:g} is above {FIXED_LIMIT:g}; lower the loss's scale or the "
-                "rewards"
+                f"gradient: the largest elements of this step's trees add up to {self.fixed_top:g}, above "
+                f"{limit:g}; lower the loss's scale or the rewards"
             )
         self.fixed += (self.lora.grad.double() * FIXED_POINT).round().long()
         self.lora.grad.zero_()
@@ -185,6 +187,7 @@ class Trainer:
             self.parallel.sum(self.fixed, "sum of gradients")
             self.lora.grad.copy_((self.fixed.double() / (FIXED_POINT * divisor)).float())
             self.fixed.zero_()
+            self.fixed_top = 0.0
         else:
             self.parallel.sum(self.lora.grad, "sum of gradients").div_(divisor)
         if nonfinite:
@@ -236,6 +239,7 @@ class Trainer:
         self.cleared += 1
         if self.fixed is not None:
             self.fixed.zero_()
+            self.fixed_top = 0.0
 
 
 def _compare(logp: Tensor, batch: TokenBatch, tally: Tally, version: int | None) -> None:

@@ -67,7 +67,8 @@ def ragged_advantages_kernel(
     low, high = tl.maximum(begin, 0), tl.minimum(end, count)
     size = end - begin
     first = tl.load(reward_ptr + low, mask=low < high, other=0.0).to(tl.float64)
-    total = first * 0.0
+    zero = first - first  # NaN where it is not finite
+    total = zero
     unequal = size * 0  # rewards that differ from the first
     for start in range(low, high, BLOCK):
         at = start + tl.arange(0, BLOCK)
@@ -75,7 +76,7 @@ def ragged_advantages_kernel(
         total += tl.sum(reward, 0)
         unequal += tl.sum(((reward != first) & (at < high)).to(tl.int64), 0)
     mean = total / tl.maximum(size, 1).to(tl.float64)
-    squares = first * 0.0
+    squares = zero
     for start in range(low, high, BLOCK):
         at = start + tl.arange(0, BLOCK)
         reward = tl.load(reward_ptr + at, mask=at < high, other=0.0).to(tl.float64)
@@ -90,9 +91,9 @@ def ragged_advantages_kernel(
         at = start + tl.arange(0, BLOCK)
         reward = tl.load(reward_ptr + at, mask=at < high, other=0.0).to(tl.float64)
         # exactly 0 for equal rewards: rounding in the mean must not become a gradient
-        advantage = tl.where(unequal == 0, 0.0, (reward - mean) * scale)
+        advantage = tl.where(unequal == 0, zero, (reward - mean) * scale)
         if DIVIDE and UNBIASED:
-            advantage = tl.where(size == 1, reward, advantage)
+            advantage = tl.where(size == 1, reward + zero, advantage)
         advantage = tl.where(valid, advantage, float("nan"))
         tl.store(out_ptr + at, advantage.to(tl.float32), mask=at < high)
 

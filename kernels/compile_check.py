@@ -202,11 +202,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--sass", metavar="OP", default="", help="count SASS opcodes of these operations on sm_90 instead"
     )
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes at a time")
+    parser.add_argument("--jobs", type=int, help="processes at a time [default: one a core]")
     options = parser.parse_args(arguments)
     if not HAS_TRITON:
         print("compile check: triton is not installed on this machine", file=sys.stderr)
         return 2
+    options.jobs = options.jobs or len(os.sched_getaffinity(0))
     if interpreted():  # kernels are already defined for the interpreter: restart without it
         clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
         os.execve(sys.executable, [sys.executable, "-m", "proactor.kernels.compile_check", *arguments], clean)

@@ -15,6 +15,7 @@ Schulman et al., arXiv 1707.06347.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -31,8 +32,12 @@ CONVENTIONS: tuple[Convention, ...] = ("art", "verl", "mean", "rloo")
 def group_advantages(
     rewards: Sequence[float], convention: Convention = "art", eps: float = 1e-6
 ) -> list[float]:
-    """Advantages of one group, in float64. Equal rewards give zeros, except "verl" for a group of one."""
+    """Advantages of one group, in float64. Equal rewards give zeros, except "verl" for a group of one; a
+    reward that is not finite makes all of them NaN.
+    """
     r = torch.tensor(list(rewards), dtype=torch.float64)
+    if not bool(r.isfinite().all()):
+        return [math.nan] * len(r)
     if len(r) == 1:
         return [float(r[0]) if convention == "verl" else 0.0]
     if bool((r == r[0]).all()):
@@ -48,10 +53,23 @@ def clipped_loss(
     new: Tensor, old: Tensor, advantage: Tensor, weight: Tensor, epsilon_low: float, epsilon_high: float
 ) -> tuple[Tensor, Tensor]:
     """(weighted clipped loss [N], mask [N] of tokens where the clip binds); all inputs float32 [N]."""
-    ratio = (new - old).exp()
-    plain = ratio * advantage
-    bounded = ratio.clamp(1 - epsilon_low, 1 + epsilon_high) * advantage
-    return -torch.minimum(plain, bounded) * weight, (bounded < plain).detach()
+    term, binds = clipped_term(new - old, advantage, epsilon_low, epsilon_high)
+    return -term * weight, binds
+
+
+def clipped_term(
+    change: Tensor, advantage: Tensor, epsilon_low: float, epsilon_high: float
+) -> tuple[Tensor, Tensor]:
+    """(min(ρ A, clip(ρ, 1 - ε_low, 1 + ε_high) A) [N], mask [N] of where the clip binds), ρ = exp(change).
+
+    There, and at advantage 0, the gradient is 0 even where ρ overflows.
+    """
+    with torch.no_grad():
+        ratio = change.exp()
+        bounded = ratio.clamp(1 - epsilon_low, 1 + epsilon_high) * advantage
+        binds = bounded < ratio * advantage
+    free = change.masked_fill(binds | (advantage == 0), 0.0).exp()
+    return torch.where(binds, bounded, free * advantage), binds
 
 
 def kl_k3(new: Tensor, reference: Tensor) -> Tensor:
@@ -130,7 +148,7 @@ def policy_loss_kernel(
     advantage = tl.load(advantage_ptr + at, mask=inside, other=0.0)
     weight = tl.load(weight_ptr + at, mask=inside, other=0.0)
     ratio = tl.exp(new - tl.load(old_ptr + at, mask=inside, other=0.0))
-    plain = ratio * advantage
+    plain = tl.where(advantage == 0.0, 0.0, ratio * advantage)  # also where the ratio overflows
     bounded = tl.minimum(tl.maximum(ratio, low), high) * advantage
     binds = bounded < plain  # False for NaN, which ``plain`` then propagates
     loss = -tl.where(binds, bounded, plain) * weight

@@ -5,7 +5,6 @@ Set ``TRITON_INTERPRET=1`` before the first import to run kernels on CPU tensors
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -56,4 +55,4 @@ def interpreted() -> bool:
     The interpreter miscomputes bfloat16. Kernels therefore take a constexpr ``WIDE`` from here, and load as
     float32 where it is set.
     """
-    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+    return HAS_TRITON and bool(triton.knobs.runtime.interpret)

@@ -93,15 +93,16 @@ def paged_attention_kernel(
         v = load_rows(v_ptr + base, slot * D, live, column, D, WIDE)
         acc = tl.dot(p.to(v.dtype), v, acc * keep[:, None], input_precision="ieee")
         top, total = new, total * keep + tl.sum(p, 1)
-    divisor = tl.where(total > 0.0, total, 1.0)
+    empty = total == 0.0  # not so for NaN, which has to show
+    divisor = tl.where(empty, 1.0, total)
     out = acc / divisor[:, None]
     at = row.to(tl.int64) * heads + query_head
     if WHOLE:
         tl.store(out_ptr + at[:, None] * D + column[None, :], out, mask=inside)
     else:
         at = at * parts + part0 + part
-        tl.store(lse_ptr + at, tl.where(total > 0.0, top + tl.log2(divisor), float("-inf")), mask=valid)
-        tl.store(out_ptr + at[:, None] * D + column[None, :], out, mask=inside & (total > 0.0)[:, None])
+        tl.store(lse_ptr + at, tl.where(empty, float("-inf"), top + tl.log2(divisor)), mask=valid)
+        tl.store(out_ptr + at[:, None] * D + column[None, :], out, mask=inside & (total != 0.0)[:, None])
 
 
 @jit_any("parts")
@@ -122,10 +123,10 @@ def merge_parts_kernel(
     for i in range(parts):
         lse = tl.load(lse_ptr + at * parts + i)
         weight = tl.exp2(lse - top)
-        written = column < tl.where(lse > float("-inf"), D, 0)  # a part without visible keys is never stored
+        written = column < tl.where(lse == float("-inf"), 0, D)  # a part without visible keys is never stored
         total += weight
         acc += weight * tl.load(part_ptr + (at * parts + i) * D + column, mask=written, other=0.0)
-    tl.store(out_ptr + at * D + column, acc / tl.where(total > 0.0, total, 1.0), mask=column < D)
+    tl.store(out_ptr + at * D + column, acc / tl.where(total == 0.0, 1.0, total), mask=column < D)
 
 
 # --- launches ---

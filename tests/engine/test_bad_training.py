@@ -38,6 +38,12 @@ TRAINING: dict[str, Case] = {
         lambda e: e.train([group(sample(reward=math.inf))], TRAIN),
         r"^group 0, sample 0: reward is inf",
     ),
+    "large reward": (
+        lambda e: e.train(
+            [group(sample(reward=1e200), sample())], TRAIN.model_copy(update={"advantages": "reinforce"})
+        ),
+        r"^group 0, sample 0: reward is 1e\+200; .* a finite float32 reward",
+    ),
     "no reward": (
         lambda e: e.train([group(sample()), group(sample(reward=None))], TRAIN),
         r"^group 1, sample 0: reward is None",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from proactor.engine.checkpoint_writer import save_bnb4bit
+from proactor.engine.checkpoint_writer import save_bnb4bit, save_quantized
 from proactor.kernels.nf4 import NF4Tensor
 from tests.engine.folders import (
     FOUR_BIT,
@@ -69,6 +69,15 @@ def test_4bit_widened_to_fp32_is_what_bitsandbytes_gives(four_bit: tuple[str, Pa
     expected = bnb.dequantize_4bit(parameter.data, parameter.quant_state)
     assert expected.dtype == torch.bfloat16
     assert torch.equal(plain_tensor(weights["model.layers.1.mlp.down_proj.weight"]), expected.float())
+
+
+def test_a_tied_model_is_written_with_its_head(tmp_path: Path) -> None:
+    """Its tensors share memory, which a file cannot."""
+    model = save_tiny(tmp_path / "plain", tie_word_embeddings=True)
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    save_quantized(tmp_path / "out", config, model.state_dict())
+    weights = load(tmp_path / "out")
+    assert torch.equal(plain_tensor(weights["model.embed_tokens.weight"]), model.model.embed_tokens.weight)
 
 
 @pytest.mark.parametrize("shard_bytes", [10**9, 30_000])

@@ -242,6 +242,7 @@ def test_malformed_4bit_tensors(broken_4bit: Path) -> None:
         (QUANTIZED, torch.zeros(100, 1, dtype=torch.uint8), "packed is"),
         (QUANTIZED + ".absmax", torch.zeros(5, dtype=torch.uint8), "absmax is"),
         (QUANTIZED + ".nested_absmax", torch.tensor([float("nan")]), "nested_absmax: .*not finite"),
+        (QUANTIZED + ".nested_quant_map", torch.full((256,), float("inf")), "nested_quant_map: .*not finite"),
         (QUANTIZED + ".quant_map", torch.linspace(-1, 1, 16), "sixteen NF4 levels"),
         (QUANTIZED + ".quant_map", torch.ones(16).to(torch.float8_e4m3fn), "quant_map: is F8_E4M3, not F32"),
         (QUANTIZED + ".nested_absmax", torch.ones(1).to(torch.float8_e5m2), "nested_absmax: is F8_E5M2"),

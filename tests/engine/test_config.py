@@ -55,6 +55,7 @@ from proactor.engine import GRPO, SFT, AdamW, EngineConfig, EngineError, LoRA, S
         (lambda: Sampling(logit_mask=torch.ones(3)), ["logit_mask: should be a function", "Tensor"]),
         (lambda: LoRA(alpha=math.inf), ["alpha=inf", "finite"]),
         (lambda: GRPO(betas=(1, 0.999)), ["betas", "below 1"]),
+        (lambda: AdamW(eps=1e-50), ["eps=1e-50", "greater than"]),
         (lambda: AdamW(lr=math.inf), ["lr=inf", "finite"]),
         (lambda: AdamW(lr=math.nan), ["lr=nan"]),
         (lambda: AdamW(weight_decay=True), ["weight_decay: should be a number, not True"]),

@@ -56,6 +56,13 @@ def test_leaves_and_gradients_are_views(config: ModelConfig) -> None:
     assert lora.grad[0] == 7.0 and lora.leaves[0].grad.data_ptr() == lora.grad.data_ptr()
 
 
+def test_any_whole_number_is_a_seed(config: ModelConfig) -> None:
+    large, small, other = (
+        LoRABuffer(config, LoRA(rank=3), torch.device("cpu"), seed=seed) for seed in (2**64 + 5, 5, 6)
+    )
+    assert torch.equal(large.flat, small.flat) and not torch.equal(small.flat, other.flat)
+
+
 def test_it_starts_as_no_change(config: ModelConfig) -> None:
     lora = buffer(config)
     for a, b in lora.tensors().values():

@@ -5,6 +5,7 @@ all ranks or on none.
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from proactor.engine import (
     SFTLoss,
 )
 from proactor.engine.parallel import Parallel
+from proactor.engine.trainer import Tally
 
 SETTINGS: dict[str, Any] = {"lora": LoRA(rank=4, alpha=8), "page_size": 4, "kv_tokens": 512}
 
@@ -318,8 +320,8 @@ def test_minibatches_are_the_same_on_any_number_of_ranks(
 def test_all_ranks_refuse_or_none(results: tuple[dict[str, Any], dict[str, Any]]) -> None:
     [alone], [first, last] = results[0]["refusals"], results[1]["refusals"]
     assert alone == {
-        "nan reward": "group 0, sample 1: reward is nan; all samples of a group need a finite reward, or all "
-        "an advantage",
+        "nan reward": "group 0, sample 1: reward is nan; all samples of a group need a finite float32 "
+        "reward, or all an advantage",
         "no data": "train: nothing to train on",
         "id": "tree: ids outside 0 … 100",
         "nll": "tree: ids outside 0 … 100",
@@ -343,6 +345,19 @@ def test_all_ranks_refuse_or_none(results: tuple[dict[str, Any], dict[str, Any]]
             assert last[name] == first[name]
         else:
             assert last[name] == first[name] == f"rank 1: {reason}"
+
+
+def test_a_maximum_that_is_not_a_number_stays_one() -> None:
+    """Log-probabilities that are NaN must not read as no error at all."""
+    nan, tally = float("nan"), Tally()
+    for value in (1.0, nan, 2.0):
+        tally.top("error", value)
+    other = Tally(maxima={"error": 3.0})
+    other.merge(tally)
+    lone = Parallel(torch.device("cpu"))
+    lone.gather = lambda value, phase="": [({}, {"error": x}) for x in (1.0, nan, 3.0)]  # type: ignore[method-assign]
+    found = [tally.maxima["error"], other.maxima["error"], lone.reduce({}, {})[1]["error"]]
+    assert all(math.isnan(x) for x in found)
 
 
 def test_sharing_deals_every_item_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from proactor.engine import GRPO, EngineError, Group, GRPOLoss, Sample
 from proactor.engine.layout import TokenBatch, layout
+from proactor.engine.policy_terms import policy_terms
 from proactor.engine.tree import Tree
 from tests.engine.engines import gradient, load, outside, prompts
 
@@ -79,6 +80,16 @@ def test_slopes_are_the_formulas(name: str) -> None:
     (slope,) = torch.autograd.grad(loss, new)
     torch.testing.assert_close(slope, terms(config), rtol=1e-12, atol=1e-12)
     assert ("kl" in statistics) == (config.beta > 0)
+
+
+def test_a_ratio_that_overflows_has_no_gradient_where_the_clip_binds() -> None:
+    new = torch.tensor([-1.0, -1.0], requires_grad=True)
+    change = new - torch.tensor([-100.0, -1.0])
+    loss, statistics = policy_terms(
+        new, change, torch.ones(2), torch.ones(2), None, 0.2, 0.2, 0.0, clip="ppo", kl="k3"
+    )
+    (slope,) = torch.autograd.grad(loss.sum(), new)
+    assert slope.tolist() == [0.0, -1.0] and float(statistics[1]) == 1
 
 
 def test_a_sequence_term_is_gspos() -> None:

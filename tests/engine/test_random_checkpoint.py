@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from proactor.engine import Engine
 from proactor.engine.checkpoint import is_linear
+from proactor.engine.checkpoint_writer import save_quantized
 from proactor.engine.config_keys import CheckpointError
 from proactor.engine.known_models import known_keys, qwen2_keys
 from proactor.engine.random_checkpoint import make_checkpoint
@@ -89,6 +90,28 @@ def test_a_seed_is_a_model(tmp_path: Path) -> None:
         make_checkpoint(tmp_path / name, TINY, "bf16", seed=seed)
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b != c
+    make_checkpoint(tmp_path / "large", TINY, "bf16", seed=2**70)
+
+
+def test_a_folder_without_a_tokenizer_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with pytest.raises(CheckpointError, match=r"source: no such folder$"):
+        make_checkpoint(tmp_path / "model", TINY, "bf16", tokenizer_from=source)
+    with pytest.raises(CheckpointError, match=r"source: no such folder, to copy a tokenizer from$"):
+        save_quantized(tmp_path / "model", TINY, {}, source)
+    source.mkdir()
+    (source / "generation_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"source: holds no tokenizer$"):
+        make_checkpoint(tmp_path / "model", TINY, "bf16", tokenizer_from=source)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_the_config_tells_what_is_written(tmp_path: Path) -> None:
+    """Whatever the given one says of the type and of quantisation."""
+    given = {**TINY, "torch_dtype": "float32", "quantization_config": {"quant_method": "awq"}}
+    make_checkpoint(tmp_path / "model", given, "bf16")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["torch_dtype"] == "bfloat16" and "quantization_config" not in config
 
 
 def test_the_shapes_of_qwen2_5_are_known() -> None:

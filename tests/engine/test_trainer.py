@@ -118,6 +118,20 @@ def test_a_gradient_that_is_not_finite_changes_nothing(folder: Path, determinist
     assert torch.equal(adapter(engine), adapter(clean)), "nothing of the bad step is left"
 
 
+def test_gradients_that_add_up_beyond_the_fixed_point_are_refused(folder: Path) -> None:
+    """Each tree's would fit: integers would wrap around without a word."""
+    engine = load(folder, deterministic=True)
+    huge = caterpillar()
+    for group in huge:
+        for sample in group.samples:
+            sample.advantage = 1e6
+    with pytest.raises(EngineError, match=r"largest elements of this step's trees add up to \S+, above"):
+        for _ in range(10_000):
+            engine.forward_backward(huge, GRPOLoss(TRAIN))
+    engine.zero_grad()
+    assert engine.forward_backward(caterpillar(), GRPOLoss(TRAIN)), "nothing is left of it"
+
+
 def test_a_loss_that_raises_leaves_nothing_behind(folder: Path) -> None:
     engine, clean = load(folder, token_budget=32), load(folder, token_budget=32)
     calls = 0

@@ -63,6 +63,13 @@ def test_a_reward_that_is_not_finite_spoils_its_group_alone(bad: float, place: i
     assert advantages[0] == pytest.approx([-1, 1], rel=1e-5) and advantages[2] == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_a_group_of_nothing_finite_is_nan(convention: Convention) -> None:
+    groups = [[float("nan")], [float("inf")], [float("inf")] * 2, [1.0, 2.0]]
+    *bad, fine = run(groups, convention)
+    assert all(torch.tensor(group).isnan().all() for group in bad) and torch.tensor(fine).isfinite().all()
+
+
 def test_rewards_in_no_group_are_nan() -> None:
     advantages = ragged_advantages(torch.arange(6.0, device=DEVICE), torch.tensor([1, 4]))
     assert advantages.isnan().tolist() == [True, False, False, False, True, True]

@@ -133,6 +133,20 @@ def test_policy_loss_joins_the_parts(form: str, monkeypatch: pytest.MonkeyPatch)
     assert statistics.dtype == torch.float64 and not statistics.requires_grad
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_ratio_that_overflows_has_no_gradient_where_nothing_moves(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the clip binds, and at advantage 0."""
+    monkeypatch.setenv("PROACTOR_KERNELS", form)
+    new = torch.tensor([-1.0, -1.0, -1.0], device=DEVICE, requires_grad=True)
+    old = torch.tensor([-100.0, -100.0, -1.0], device=DEVICE)
+    advantage, weight = torch.tensor([1.0, 0.0, 2.0], device=DEVICE), torch.ones(3, device=DEVICE)
+    loss, _ = policy_loss(new, old, advantage, weight)
+    (grad,) = torch.autograd.grad(loss.sum(), [new])
+    assert loss.tolist() == pytest.approx([-1.2, 0.0, -2.0]) and grad.tolist() == [0.0, 0.0, -2.0]
+
+
 @needs_triton
 def test_policy_loss_repeats_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")

@@ -118,6 +118,20 @@ def test_slots_that_nobody_sees_are_not_read(way: str, monkeypatch: pytest.Monke
     assert not after[1].any() and after[0].isfinite().all()
 
 
+@pytest.mark.parametrize("way", [pytest.param("triton", marks=needs_triton), "reference"])
+@pytest.mark.parametrize("split", [16, 64], ids=["in parts", "whole"])
+def test_nan_shows_in_its_row_alone(way: str, split: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a query, and of a key that overflowed in one part of a row."""
+    monkeypatch.setenv("PROACTOR_KERNELS", way)
+    q, keys, values = _draw(3)
+    q[0, 4, 3], keys[:, 8 * UNIT, 0] = float("nan"), float("inf")
+    table, lengths = _ints([[5, 2, 3], [8, 9, 4], [11, 7, 6]]), _ints([40, 40, 40])
+    out = paged_attention(q, keys, values, table, lengths, SCALE, UNIT, split).view(q.shape)
+    assert out[0, 4].isnan().all() and out[0, :4].isfinite().all() and out[2].isfinite().all()
+    overflowed = q[1, :, 0] > 0  # the others weigh that key with exp(-inf)
+    assert overflowed.any() and out[1, overflowed].isnan().all() and out[1, ~overflowed].isfinite().all()
+
+
 @needs_triton
 def test_other_types_and_wide_heads_go_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROACTOR_KERNELS", "triton")
