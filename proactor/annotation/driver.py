@@ -30,7 +30,7 @@ from proactor.sole_writer import sole_writer
 from proactor.sources.corpus import Corpus, sample
 from proactor.sources.reviewed import count_reviews
 
-VERSION = 2
+VERSION = 3
 WINDOWS, CATALOG, REPORT, PARTIAL = "windows.jsonl", "catalog.json", "report.json", "windows.jsonl.partial"
 COMPLAINT = (
     "An earlier answer let an action go back from a later status to an earlier one between turns {turns}; "

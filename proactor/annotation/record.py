@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor.annotation.blocked import MaskedWindow, logged_action, masked_window
+from proactor.annotation.blocked import MaskedWindow, masked_window
 from proactor.annotation.gates import (
     SECOND_READING,
     SELF_AGREEMENT,
@@ -23,6 +23,7 @@ from proactor.annotation.gates import (
     uncovered_triggers,
 )
 from proactor.annotation.inferred import InferredValue
+from proactor.annotation.logged import logged_action
 from proactor.annotation.mark_reader import MarkReader
 from proactor.annotation.merge import MAX_GAP, MergedMarks, merge
 from proactor.annotation.oracle import OracleAnswer
