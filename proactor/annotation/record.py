@@ -36,7 +36,8 @@ class AnnotationOptions(BaseModel):
     """How answers become windows. ``validity``, ``trigger_recall``, ``self_agreement``: thresholds of the
     quality gates [INFERRED].
 
-    ``gates``: drop dialogues that fail G1 or G2; failures are counted either way. ``causality``: apply G4 to
+    ``gates``: drop dialogues that fail G1 or G2; failures are counted either way, and one that does not fit
+    an oracle's context is dropped either way. ``causality``: apply G4 to
     each mark and each reference. ``second_reading``: share of the dialogues that are annotated twice for G3,
     at least one, sampled by ``seed``.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proactor.annotation import Oracle, annotate
-from proactor.annotation.driver import WINDOWS
+from proactor.annotation.folder import WINDOWS
 from proactor.annotation.log_oracle import LogOracle
 from proactor.annotation.logged import common_values, logged_action, spelled_as_logged, spellings
 from proactor.dialogue import Dialogue, Reference
