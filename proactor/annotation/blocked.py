@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from proactor.dialogue import Dialogue, Reference, normalise
+from proactor.annotation.logged import logged_action
+from proactor.dialogue import Dialogue, Reference
 from proactor.dialogue.catalog import Tool
-from proactor.dialogue.windows import decision_of, first_mention
+from proactor.dialogue.windows import first_mention
 from proactor.sources.base import last_user_turn
 
 
@@ -37,22 +38,6 @@ def masked_window(reference: Reference, source: Dialogue, tool: Tool) -> MaskedW
         tool=reference.name,
         blocked_by=tuple(_blockers(logged or reference, reference, source, tool)) or (_other(logged, tool),),
     )
-
-
-def logged_action(reference: Reference, source: Dialogue) -> Reference | None:
-    """The action of the log that ``reference`` stands for: of its tool, in its coverage, most alike."""
-    first, last = reference.coverage or (1, len(source.turns))
-
-    def distance(action: Reference) -> tuple[bool, int]:
-        trigger = decision_of(source, action)
-        shared = sum(
-            normalise(value) == normalise(action.params.get(name, ""))
-            for name, value in reference.params.items()
-        )
-        return trigger is None or not first <= trigger <= last, -shared
-
-    actions = [a for a in (*source.references, *source.withdrawn) if a.name == reference.name]
-    return min(actions, key=distance, default=None)
 
 
 def _blockers(action: Reference, reference: Reference, source: Dialogue, tool: Tool) -> list[str]:

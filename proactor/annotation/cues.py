@@ -7,7 +7,7 @@ dialogues; they name no window. All are [INFERRED].
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -42,9 +42,11 @@ class CueBook:
         noun = re.escape(self.nouns[tool]) if tool in self.nouns else r".+?"
         return _compile(pattern.replace("{noun}", noun)).search(text.casefold().strip()) is not None
 
-    def opens(self, text: str, tool: str, params: Mapping[str, str]) -> bool:
-        """Whether the turn asks for ``tool``, with these values where the wording has any."""
-        values = {name: re.escape(fold(value)) for name, value in params.items()}
+    def opens(self, text: str, tool: str, params: Mapping[str, Sequence[str]]) -> bool:
+        """Whether the turn asks for ``tool``, with these values, each in one of its spellings, where the
+        wording has any.
+        """
+        values = {name: f"(?:{_alternatives(map(fold, said))})" for name, said in params.items()}
         turn = fold(text)
         patterns = (_compile(fill_holes(opener, values)) for opener in self.openers.get(tool, ()))
         return any(pattern.search(turn) is not None for pattern in patterns)

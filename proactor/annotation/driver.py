@@ -3,41 +3,37 @@
 Writes windows.jsonl, catalog.json and report.json. Finished dialogues are in windows.jsonl.partial until the
 end: the same command resumes from it, and gives the same output as one that was never stopped. A dialogue
 with unanswered requests (a server went away) is left out, counted, and tried again by the same command; where
-too many are unanswered the annotation fails.
+too many are unanswered the annotation fails. `folder` says what in OUT is never replaced.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from proactor.annotation.folder import open_store, write_annotation
 from proactor.annotation.oracle import Oracle, OracleAnswer, OracleRequest
 from proactor.annotation.record import AnnotatedDialogue, AnnotationOptions, dialogue_digest
 from proactor.annotation.report_json import LeftOut, report_json
 from proactor.annotation.store import AnnotationError, RecordStore
-from proactor.catalogs import write_catalog
 from proactor.dialogue import Dialogue
 from proactor.dialogue.catalog import Catalog
-from proactor.engine import atomic_file, remove
 from proactor.event_loop import run_to_end
 from proactor.progress import Progress, Quiet
 from proactor.sole_writer import sole_writer
 from proactor.sources.corpus import Corpus, sample
-from proactor.sources.reviewed import count_reviews
 
-VERSION = 2
-WINDOWS, CATALOG, REPORT, PARTIAL = "windows.jsonl", "catalog.json", "report.json", "windows.jsonl.partial"
+VERSION = 3
 COMPLAINT = (
     "An earlier answer let an action go back from a later status to an earlier one between turns {turns}; "
     "PENDING, READY and TRIGGERED come in this order only."
 )
 LASTING = ("too_long",)
-"""Failures that another try would not mend: the dialogue is dropped."""
+"""Failures that another try would not mend: the dialogue is dropped, with gates or without."""
 MAX_FAILED_SHARE, FAILED_WINDOW = 0.5, 20
 """The annotation stops where more than this share of the last so many dialogues was not answered."""
 
@@ -61,9 +57,9 @@ def annotate(
     and of the last `FAILED_WINDOW`.
 
     Raises AnnotationError for two dialogues of one id, for a tool that the catalog does not have, for an OUT
-    that is finished, was begun with other settings or holds reviews, where more dialogues than that share, or
-    all, were not answered (those that were are kept for the next call); WriterError while another process
-    writes into OUT.
+    that is finished, was begun with other settings or holds what a person made (`open_store`), where more
+    dialogues than that share, or all, were not answered (those that were are kept for the next call);
+    WriterError while another process writes into OUT.
     """
     options, ui = options or AnnotationOptions(), ui or Quiet()
     tools = {d.id: tools_on_offer(d, catalog) for d in dialogues}
@@ -71,12 +67,14 @@ def annotate(
         twice = next(name for name, count in Counter(d.id for d in dialogues).items() if count > 1)
         raise AnnotationError(f"dialogue {twice!r} appears twice")
     with sole_writer(out):
-        store = _open_store(out, fingerprint(oracle, catalog, options), fresh)
+        store = open_store(out, fingerprint(oracle, catalog, options), catalog, fresh)
         run = _Run(dialogues, tools, oracle, options, store, ui, max_failed_share)
         run_to_end(run.all())
         run.check_answered(len(run.unanswered), len(dialogues))
         finished = [store.records[d.id] for d in dialogues if d.id in store.records]
-        kept = [r.dialogue for r in finished if not (r.failed and options.gates)]
+        kept = [
+            r.dialogue for r in finished if not r.failed or (r.failed not in LASTING and not options.gates)
+        ]
         left_out = [
             LeftOut(id=d.id, reason=run.unanswered[d.id][0], detail=run.unanswered[d.id][1])
             for d in dialogues
@@ -84,32 +82,10 @@ def annotate(
         ]
         unanswered = Counter(kind for kind, _ in run.unanswered.values())
         report = report_json(finished, kept, oracle, options, unanswered, reader, left_out)
-        lines = (
-            json.dumps(d.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")) for d in kept
-        )
-        write_catalog(catalog, out / CATALOG)
-        atomic_file(out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
-        atomic_file(out / WINDOWS, "".join(f"{line}\n" for line in lines).encode())
+        write_annotation(out, catalog, report, kept, store)
         if not run.unanswered:
             store.path.unlink()
     return report
-
-
-def _open_store(out: Path, settings: str, fresh: bool) -> RecordStore:
-    """The finished dialogues in ``out``. Raises AnnotationError where the annotation there has ended, or its
-    windows were reviewed.
-    """
-    partial = out / PARTIAL
-    if (out / WINDOWS).exists() and (reviews := count_reviews(out / WINDOWS)):
-        raise AnnotationError(
-            f"{out / WINDOWS}: holds {reviews} decisions of reviewers, which would be lost; "
-            "annotate into another folder (--out)"
-        )
-    if fresh:
-        remove(partial)
-    elif (out / WINDOWS).exists() and not partial.exists():
-        raise AnnotationError(f"{out / WINDOWS}: finished already; --fresh replaces it")
-    return RecordStore(partial, settings)
 
 
 def tools_on_offer(dialogue: Dialogue, catalog: Catalog) -> Catalog:
@@ -221,7 +197,11 @@ class _Run:
         if failures:
             kind = next(iter(failures))
             record = record.model_copy(
-                update={"failed": kind, "counters": {**record.counters, f"failed/{kind}": failures[kind]}}
+                update={
+                    "failed": kind,
+                    "detail": f"{failures[kind]} of {len(annotated.answers)} questions",
+                    "counters": {**record.counters, f"failed/{kind}": failures[kind]},
+                }
             )
         self.store.add(record)
 

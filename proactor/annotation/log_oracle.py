@@ -47,6 +47,10 @@ class LoggedAction:
     said: dict[str, int]
     variants: dict[str, tuple[str, ...]]
 
+    def spellings(self, parameter: str) -> tuple[str, ...]:
+        """A value, and what may have been said for it."""
+        return self.params[parameter], *self.variants.get(parameter, ())
+
 
 def log_of(dialogue: Dialogue, inferred: Sequence[InferredValue] = ()) -> tuple[LoggedAction, ...]:
     """The logged actions of a dialogue, without windows; those with a trigger were run.
@@ -56,7 +60,7 @@ def log_of(dialogue: Dialogue, inferred: Sequence[InferredValue] = ()) -> tuple[
     actions = [
         LoggedAction(
             r.name,
-            _spoken_values(dialogue, r),
+            dict(r.params),
             decision_of(dialogue, r),
             _value_turns(dialogue, r) | {i.parameter: i.turn for i in inferred if i.reference == r.id},
             dict(r.variants),
@@ -71,17 +75,6 @@ def log_of(dialogue: Dialogue, inferred: Sequence[InferredValue] = ()) -> tuple[
 def _value_turns(dialogue: Dialogue, reference: Reference) -> dict[str, int]:
     """The turn of each value by the log, or by a search of the text where the log has none."""
     return dict(reference.value_turns) or mentions(dialogue.turns, reference.params, reference.variants)[0]
-
-
-def _spoken_values(dialogue: Dialogue, reference: Reference) -> dict[str, str]:
-    """Each value in the spelling that is said first; the log may have another one."""
-    values: dict[str, str] = {}
-    for name, value in reference.params.items():
-        spellings = (value, *reference.variants.get(name, ()))
-        values[name] = min(
-            spellings, key=lambda s: first_mention(dialogue.turns, (s,)) or len(dialogue.turns) + 1
-        )
-    return values
 
 
 class LogOracle:
@@ -229,7 +222,8 @@ class _ActionFinder:
         )
 
     def _asks(self, turn: int) -> bool:
-        return self.book.opens(self._text(turn), self.action.name, self.action.params)
+        said = {name: self.action.spellings(name) for name in self.action.params}
+        return self.book.opens(self._text(turn), self.action.name, said)
 
     def _closing_turns(self, opened: int, taken_back: int | None) -> tuple[int, int]:
         """(last turn of the coverage, last turn of the window)."""
@@ -258,7 +252,7 @@ class _ActionFinder:
         if self.turns[said - 1].speaker == "user":
             return said
         later = [self.turns[u - 1] for u in self.telling if u > said]
-        taken = first_mention(later, (self.action.params[name], *self.action.variants.get(name, ())))
+        taken = first_mention(later, self.action.spellings(name))
         return taken or next((u for u in self.telling if u > said), len(self.turns) + 1)
 
     def _first_cue(self, cue: str, start: int) -> int | None:

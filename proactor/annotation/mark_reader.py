@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from proactor.annotation.logged import spellings
 from proactor.annotation.marks import NO_ASSENT, Mark, MarkStatus
 from proactor.dialogue import Dialogue, normalise
 from proactor.dialogue.catalog import Catalog, Parameter, Tool
@@ -75,12 +76,13 @@ class _Fault(Exception):
 class MarkReader:
     """Reads the answers about one dialogue.
 
+    A value that the dialogue's log lists for another one (`Reference.variants`) is as good as that one.
     ``causality``: drop entries with a value that was first said after their turn (gate G4, by turn).
     """
 
     def __init__(self, dialogue: Dialogue, tools: Catalog, causality: bool = True) -> None:
         self.dialogue, self.tools, self.causality = dialogue, tools, causality
-        self._mentions: dict[str, int | None] = {}
+        self._mentions: dict[tuple[str, ...], int | None] = {}
 
     def read(self, turn: int, text: str) -> MarkReading:
         """The marks in ``text``, an answer about ``turn``."""
@@ -124,12 +126,15 @@ class MarkReader:
             raise _Fault("bad_type")
         if any(isinstance(value, JsonObject) and value.repeated for value in (entry, params)):
             raise _Fault("repeated_key")
-        values = _values(tool, params, repairs)
+        values = _values(tool, params, self.dialogue, repairs)
         evidence = self._turns(entry.get("evidence"))
         assent: int | None = None
         if "assent" in entry:
             assent = NO_ASSENT if entry["assent"] is None else self._turns([entry["assent"]])[0]
-        if self.causality and any(self._said_after(value, evidence, turn) for value in values.values()):
+        if self.causality and any(
+            self._said_after(spellings(self.dialogue, tool.name, *value), evidence, turn)
+            for value in values.items()
+        ):
             raise _Fault("hindsight_value")
         return Mark(
             name=tool.name, status=MarkStatus(status), params=values, evidence=evidence, assent=assent
@@ -149,10 +154,12 @@ class MarkReader:
             raise _Fault("outside_dialogue")
         return turns
 
-    def _said_after(self, value: str, evidence: Sequence[int], turn: int) -> bool:
-        """Whether ``value`` was first said after ``turn``; by the evidence, if it is never said literally."""
+    def _said_after(self, value: tuple[str, ...], evidence: Sequence[int], turn: int) -> bool:
+        """Whether a value, in any of its spellings, was first said after ``turn``; by the evidence, if it is
+        never said literally.
+        """
         if value not in self._mentions:
-            self._mentions[value] = first_mention(self.dialogue.turns, (value,))
+            self._mentions[value] = first_mention(self.dialogue.turns, value)
         first = self._mentions[value]
         if first is None:
             first = min(evidence, default=0)
@@ -178,7 +185,9 @@ def _is_status(text: str) -> bool:
     return text in MarkStatus.__members__ or MarkStatus._missing_(text) is not None
 
 
-def _values(tool: Tool, params: Mapping[str, object], repairs: Counter[str]) -> dict[str, str]:
+def _values(
+    tool: Tool, params: Mapping[str, object], source: Dialogue, repairs: Counter[str]
+) -> dict[str, str]:
     """The values of ``params`` as text, without those not given."""
     signature = {parameter.name: parameter for parameter in tool.parameters}
     values: dict[str, str] = {}
@@ -189,8 +198,11 @@ def _values(tool: Tool, params: Mapping[str, object], repairs: Counter[str]) -> 
             if value is not None:  # the schema's form of a value not given is null
                 repairs["null_value"] += 1
             continue
-        text = str(value).lower() if isinstance(value, bool) else value
-        if not isinstance(text, str) or not fits(signature[name], text, isinstance(value, bool)):
+        truth = isinstance(value, bool)
+        text = str(value).lower() if truth else value
+        if not isinstance(text, str) or not any(
+            fits(signature[name], spelling, truth) for spelling in spellings(source, tool.name, name, text)
+        ):
             raise _Fault("bad_type", f"{tool.name}: {name}={value} is {_wanted(signature[name])}")
         values[name] = str(text).strip()
     return values

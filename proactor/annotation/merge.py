@@ -2,9 +2,10 @@
 
 - *Linking*: a mark continues an action of its name whose values do not conflict with its own, and which is
   missing from at most `max_gap` decision turns since it was last listed. Among several it takes the one that
-  shares most values, then the latest. A longer gap begins a new action.
+  shares most values, then the latest. A longer gap begins a new action. So does PENDING or READY after the
+  turn at which the log has the action run, where it has another call to come that the values fit.
 - *Values* accumulate until the action is ready. A later one is left out and counted (``value_after_ready``):
-  the agent could not know it at the start of the window.
+  the agent could not know it at the start of the window. A value of the log's is spelled as there.
 - *Coverage* runs from the first to the last turn at which the action is listed, *ready* from the first to the
   last READY turn.
 - *Assent*: for a tool that asks first, READY before the turn of the user's assent becomes PENDING
@@ -18,14 +19,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from proactor.annotation.logged import common_values, spelled_as_logged
 from proactor.annotation.marks import NO_ASSENT, Mark, MarkStatus
 from proactor.dialogue import Dialogue, Reference, Status, normalise
 from proactor.dialogue.catalog import Catalog
-from proactor.dialogue.windows import mentions, params_at, status_at
+from proactor.dialogue.windows import decision_of, params_at, status_at
 
 MAX_GAP = 1
 """Decision turns in a row from which an action may be missing and still be the same one."""
@@ -47,13 +49,17 @@ class MergedMarks:
 
 @dataclass(slots=True)
 class _Track:
-    """One action as listed so far; ``places``: the indices of its turns among the decision turns."""
+    """One action as listed so far.
+
+    ``places``: the indices of its turns among the decision turns. ``run``: the log has run it.
+    """
 
     name: str
     places: list[int] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
+    run: bool = False
 
     def add(self, place: int, turn: int, mark: Mark) -> None:
         self.places.append(place)
@@ -82,7 +88,7 @@ def merge(
     references: list[Reference] = []
     withdrawn: list[Reference] = []
     broken: set[int] = set()
-    for track in _link_marks(dialogue.decision_turns, marks, max_gap, counters):
+    for track in _link_marks(dialogue, marks, max_gap, counters):
         statuses = _statuses(track, tools[track.name].confirm, counters)
         if any(a.rank > b.rank for a, b in pairwise(statuses)):
             counters["not_monotone"] += 1
@@ -96,11 +102,12 @@ def merge(
 
 
 def _link_marks(
-    decisions: Sequence[int], marks: Mapping[int, Sequence[Mark]], max_gap: int, counters: Counter[str]
+    dialogue: Dialogue, marks: Mapping[int, Sequence[Mark]], max_gap: int, counters: Counter[str]
 ) -> list[_Track]:
     """The tracks that the marks form (see *linking* above)."""
     tracks: list[_Track] = []
-    for place, turn in enumerate(decisions):
+    log = [(a, decision_of(dialogue, a)) for a in (*dialogue.references, *dialogue.withdrawn)]
+    for place, turn in enumerate(dialogue.decision_turns):
         taken: set[int] = set()
         # marks with many values first: one with few values fits more tracks
         for mark in sorted(marks.get(turn, ()), key=lambda m: -len(m.params)):
@@ -109,6 +116,8 @@ def _link_marks(
                 if i in taken or track.name != mark.name or track.withdrawn:
                     continue
                 if (common := track.shared(mark)) is None:
+                    continue
+                if track.run and _is_next_call(mark, turn, log):
                     continue
                 if place - track.places[-1] > max_gap + 1:
                     ended = True
@@ -122,7 +131,31 @@ def _link_marks(
                 counters["gap_filled"] += 1
             tracks[best].add(place, turn, mark)
             taken.add(best)
+        _note_run(tracks, turn, (action for action, decision in log if decision == turn))
     return tracks
+
+
+def _is_next_call(mark: Mark, turn: int, log: Iterable[tuple[Reference, int | None]]) -> bool:
+    """Whether ``mark``, which fits an action run before ``turn``, is of another one, run at it or after."""
+    return mark.status in (MarkStatus.PENDING, MarkStatus.READY) and any(
+        action.name == mark.name
+        and (decision is None or decision >= turn)
+        and common_values(action, mark.params) is not None
+        for action, decision in log
+    )
+
+
+def _note_run(tracks: Sequence[_Track], turn: int, calls: Iterable[Reference]) -> None:
+    """Note which of the actions listed at ``turn`` was run by each of the ``calls`` there: the most alike."""
+    for call in calls:
+        found, most = None, -1
+        for track in tracks:
+            if track.name == call.name and track.turns[-1] == turn and not track.run:
+                common = common_values(call, track.params)
+                if common is not None and common > most:
+                    found, most = track, common
+        if found is not None:
+            found.run = True
 
 
 def _statuses(track: _Track, confirm: bool, counters: Counter[str]) -> list[MarkStatus]:
@@ -161,17 +194,15 @@ def _reference(
     if not fires:
         reason = "withdrawn" if track.withdrawn else "never_ready"
     counters["never_ready"] += reason == "never_ready"
-    said, seen = mentions(dialogue.turns, params)
-    return Reference(
+    reference = Reference(
         id=name,
         name=track.name,
         params=params,
         coverage=(listed[0], listed[-1]),
         ready=(fires[0], fires[-1]) if fires else None,
-        value_turns=said,
-        values_seen=seen,
         null_reason=reason,
     )
+    return spelled_as_logged(reference, dialogue)
 
 
 def marks_of(dialogue: Dialogue) -> dict[int, tuple[Mark, ...]]:

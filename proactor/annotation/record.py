@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proactor.annotation.blocked import MaskedWindow, logged_action, masked_window
+from proactor.annotation.blocked import MaskedWindow, masked_window
 from proactor.annotation.gates import (
     SECOND_READING,
     SELF_AGREEMENT,
@@ -23,6 +23,7 @@ from proactor.annotation.gates import (
     uncovered_triggers,
 )
 from proactor.annotation.inferred import InferredValue
+from proactor.annotation.logged import logged_action
 from proactor.annotation.mark_reader import MarkReader
 from proactor.annotation.merge import MAX_GAP, MergedMarks, merge
 from proactor.annotation.oracle import OracleAnswer
@@ -35,7 +36,8 @@ class AnnotationOptions(BaseModel):
     """How answers become windows. ``validity``, ``trigger_recall``, ``self_agreement``: thresholds of the
     quality gates [INFERRED].
 
-    ``gates``: drop dialogues that fail G1 or G2; failures are counted either way. ``causality``: apply G4 to
+    ``gates``: drop dialogues that fail G1 or G2; failures are counted either way, and one that does not fit
+    an oracle's context is dropped either way. ``causality``: apply G4 to
     each mark and each reference. ``second_reading``: share of the dialogues that are annotated twice for G3,
     at least one, sampled by ``seed``.
     """

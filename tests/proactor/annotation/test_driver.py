@@ -19,8 +19,8 @@ from proactor.annotation import (
     annotate,
     marks_of,
 )
-from proactor.annotation.driver import CATALOG, PARTIAL, REPORT, WINDOWS
 from proactor.annotation.estimate import estimate
+from proactor.annotation.folder import CATALOG, PARTIAL, REPORT, WINDOWS
 from proactor.annotation.log_oracle import LogOracle
 from proactor.annotation.marks import render
 from proactor.annotation.report_json import report_table
@@ -158,12 +158,23 @@ def test_dialogues_without_answers_are_left_out_counted_and_tried_again(tmp_path
     assert not (tmp_path / PARTIAL).exists()
 
 
-def test_a_dialogue_that_does_not_fit_is_dropped_for_good(tmp_path: Path) -> None:
-    report = annotate([BOOKING], TOOLS, Scripted(lambda q: OracleAnswer(failure="too_long")), tmp_path)
-    assert (
-        report["dialogues"] == {"read": 1, "kept": 0, "failed": {"too_long": 1}, "unanswered": {}}
-        and not (tmp_path / PARTIAL).exists()
-    )
+@pytest.mark.parametrize("gates", [True, False])
+def test_a_dialogue_that_does_not_fit_is_dropped_for_good(gates: bool, tmp_path: Path) -> None:
+    """Without gates too: it was never asked about, and no window would mean that every fire is false."""
+
+    def say(request: OracleRequest) -> str | OracleAnswer:
+        fits = request.dialogue.id == "fits" or (request.dialogue.id == "half" and request.turn < 5)
+        return "[]" if fits else OracleAnswer(failure="too_long")
+
+    asked = [BOOKING, *(BOOKING.model_copy(update={"id": name}) for name in ("fits", "half"))]
+    options = AnnotationOptions(gates=gates, second_reading=0)
+    report = annotate(asked, TOOLS, Scripted(say), tmp_path, options)
+    assert report["dialogues"] == {"read": 3, "kept": 1, "failed": {"too_long": 2}, "unanswered": {}}
+    assert report["left_out"] == [
+        {"id": "d", "reason": "too_long", "detail": "5 of 5 questions"},
+        {"id": "half", "reason": "too_long", "detail": "3 of 5 questions"},
+    ]
+    assert [d.id for d in dialogues(tmp_path)] == ["fits"] and not (tmp_path / PARTIAL).exists()
 
 
 def test_turns_whose_status_goes_back_are_asked_once_more_and_then_dropped(tmp_path: Path) -> None:

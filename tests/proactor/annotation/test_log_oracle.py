@@ -20,7 +20,7 @@ from proactor.annotation.cues import ENGLISH, synthetic_book
 from proactor.annotation.log_oracle import LogOracle, log_of
 from proactor.annotation.merge import MergedMarks
 from proactor.dialogue import Dialogue, Reference, Turn
-from proactor.dialogue.catalog import Catalog
+from proactor.dialogue.catalog import Catalog, Parameter, Tool
 from proactor.dialogue.windows import count
 from proactor.sources import load
 from proactor.sources.synthetic_phrases import NUDGES, REVOCATIONS
@@ -195,6 +195,51 @@ def test_an_offer_counts_once_the_user_takes_it_up() -> None:
     plain = Catalog(tools=tuple(t.model_copy(update={"confirm": False}) for t in TOOLS.tools))
     references = annotated(logged(5, offer, day=2), plain, LogOracle()).references
     assert [r.ready for r in references] == [(5, 5)]
+
+
+@pytest.mark.parametrize(
+    ("spoken", "triggers", "wanted"),
+    [
+        (
+            ("tell mary about order 111", "done", "and my other order?", "which?", "222", "done"),
+            (1, 5),
+            [((1, 1), (1, 1)), ((3, 5), (5, 5))],
+        ),
+        (
+            ("tell mary about order 111", "done", "thanks", "ok", "mary again: 222", "done"),
+            (2, 6),
+            [((1, 1), (1, 1)), ((3, 5), (5, 5))],
+        ),
+    ],
+)
+def test_calls_of_one_tool_that_share_a_value_are_two(
+    tmp_path: Path, spoken: tuple[str, ...], triggers: tuple[int, int], wanted: list[object]
+) -> None:
+    calls = tuple(
+        Reference(id=i, name="tell", params={"who": "mary", "order": order}, observed_trigger=trigger)
+        for i, order, trigger in zip("ab", ("111", "222"), triggers, strict=True)
+    )
+    tool = Tool(name="tell", parameters=(Parameter(name="who"), Parameter(name="order")))
+    report = annotate([talk(*spoken, references=calls)], Catalog(tools=(tool,)), LogOracle(), tmp_path)
+    assert report["merge"] == {} and report["repeated"] == [] and report["dialogues"]["kept"] == 1
+    found = Dialogue.model_validate_json((tmp_path / "windows.jsonl").read_text()).references
+    assert [(r.coverage, r.ready) for r in found] == wanted
+    assert [(r.params["order"], r.observed_trigger) for r in found] == [("111", 1), ("222", 5)]
+
+
+def test_a_call_that_adds_an_optional_value_is_one_of_its_own(tmp_path: Path) -> None:
+    calls = (
+        Reference(id="a", name="note", params={"text": "rome"}, observed_trigger=1),
+        Reference(id="b", name="note", params={"text": "rome", "kind": "big"}, observed_trigger=3),
+    )
+    dialogue = talk("note rome", "done", "and now a big one", "done", references=calls)
+    report = annotate([dialogue], TOOLS, LogOracle(), tmp_path)
+    found = Dialogue.model_validate_json((tmp_path / "windows.jsonl").read_text()).references
+    assert [(r.params, r.coverage, r.ready, r.observed_trigger) for r in found] == [
+        ({"text": "rome"}, (1, 1), (1, 1), 1),
+        ({"text": "rome", "kind": "big"}, (3, 3), (3, 3), 3),
+    ]
+    assert report["repeated"] == []
 
 
 def test_its_name_tells_its_book() -> None:

@@ -65,6 +65,53 @@ def test_a_value_that_comes_after_the_window_opened_is_left_out_and_counted() ->
     assert merged.references[0].params == {"text": "x"} and merged.counters["value_after_ready"] == 1
 
 
+def call(trigger: int | None, **params: str) -> Reference:
+    return Reference(id=f"c{trigger}", name="note", params=params, observed_trigger=trigger)
+
+
+def after_call(*log: Reference, **marks: Mark) -> list[tuple[object, object]]:
+    """Coverage and window of what is READY with the text x at turn 1, then as given (``t3``: at turn 3)."""
+    listed = {1: [mark("note", "READY", text="x")]} | {int(t[1:]): [m] for t, m in marks.items()}
+    merged = merge(LONG.model_copy(update={"references": log}), listed, TOOLS)
+    assert not merged.broken
+    return [(r.coverage, r.ready) for r in merged.references]
+
+
+@pytest.mark.parametrize("again", ["PENDING", "READY"])
+@pytest.mark.parametrize("gap", [0, 1])
+def test_the_log_tells_one_call_from_the_next_that_shares_its_values(again: str, gap: int) -> None:
+    at = {f"t{3 + 2 * gap}": mark("note", again, text="x"), "t7": mark("note", "READY", text="x", kind="big")}
+    second = ((3 + 2 * gap, 7), (3 + 2 * gap if again == "READY" else 7, 7))
+    first, next_one = call(1, text="X"), call(8, text="x", kind="big")
+    assert after_call(first, next_one, **at) == [((1, 1), (1, 1)), second]
+    assert after_call(next_one, first, **at) == [((1, 1), (1, 1)), second]
+    assert after_call(first, call(None, text="x"), **at) == [((1, 1), (1, 1)), second]
+
+
+def test_without_a_call_to_come_an_action_goes_on_after_it_was_run() -> None:
+    for log in ((), (call(1, text="x"),), (call(1, text="x"), call(7, text="y"))):
+        assert after_call(*log, t3=mark("note", "READY", text="x")) == [((1, 3), (1, 3))]
+    two = call(1, text="x"), call(7, text="x")
+    assert after_call(*two, t3=mark("note", "TRIGGERED", text="x")) == [((1, 3), (1, 1))]
+    assert after_call(*two, t3=mark("note", "WITHDRAWN", text="x")) == [((1, 1), (1, 1))]
+    overdue = {"t3": mark("note", "TRIGGERED", text="x"), "t5": mark("note", "PENDING", text="x")}
+    assert after_call(*two, **overdue) == [((1, 3), (1, 1)), ((5, 5), None)]
+
+
+def test_a_call_ends_the_action_of_its_values_only() -> None:
+    both = [mark("note", "READY", text=text) for text in "xy"]
+    dialogue = LONG.model_copy(update={"references": (call(1, text="x"), call(5, text="y"))})
+    found = merge(dialogue, {1: both, 3: both[1:], 5: both[1:]}, TOOLS).references
+    assert [(r.params["text"], r.coverage) for r in found] == [("x", (1, 1)), ("y", (1, 5))]
+    vague = [mark("note", "READY", text="x", kind="big"), mark("note", "PENDING", text="x")]
+    dialogue = LONG.model_copy(update={"references": (call(1, text="x", kind="big"), call(3, text="x"))})
+    found = merge(dialogue, {1: vague, 3: [mark("note", "READY", text="x")]}, TOOLS).references
+    assert [(r.params, r.coverage) for r in found] == [
+        ({"text": "x", "kind": "big"}, (1, 1)),
+        ({"text": "x"}, (1, 3)),
+    ]
+
+
 @pytest.mark.parametrize(
     "order", [("READY", "PENDING"), ("TRIGGERED", "READY"), ("PENDING", "TRIGGERED", "PENDING")]
 )
