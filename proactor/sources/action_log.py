@@ -87,8 +87,8 @@ def fitted(
     """``dialogue`` with actions as the tools of ``file`` have them.
 
     Raises Malformed for a tool that is not there, unless ``drop`` leaves its actions out (`unknown_tools`).
-    Values of parameters that the tool does not have are counted (`unknown_parameters`); a number is spelled as
-    its parameter and the dialogue have it (`_spelled`).
+    Values of parameters that the tool does not have are counted (`unknown_parameters`). A number is spelled
+    as its parameter and the dialogue have it (`_spelled`).
     """
     marks = (*dialogue.references, *dialogue.withdrawn)
     unknown = [name for name in (*(m.name for m in marks), *dialogue.tools) if name not in catalog]
