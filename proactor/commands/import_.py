@@ -101,8 +101,11 @@ def import_(
         return
     with sole_writer(out):
         _check_target(out, force)  # another process may have written it meanwhile
+        stale = imported.proposal is None and (out / NAME).exists()
         written = write(imported, found.mapping, out)
-    console.print(f"{out}: {', '.join(file.name for file in written)}", markup=False, soft_wrap=True)
+    removed = f"; {NAME} of an earlier import is removed" if stale else ""
+    names = ", ".join(file.name for file in written)
+    console.print(f"{out}: {names}{removed}", markup=False, soft_wrap=True)
     console.print(_next_step(imported, out), markup=False, soft_wrap=True)
 
 

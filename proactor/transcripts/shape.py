@@ -103,7 +103,7 @@ def _ordered(record: Record, columns: Columns, speakers: Speakers, tally: Tally)
             raise SourceError(f"{record.where}: conversation {record.id!r}, order={order}: {error}") from None
         tally.counters["turns_reordered"] += sum(at != place for at, place in enumerate(places))
         theirs, values = [theirs[place] for place in places], [values[place] for place in places]
-    kept = {key: record.value[key] for key in ("domain", "tools") if key in record.value}
+    kept = {key: value for key, value in record.value.items() if key != "turns"}
     if columns.calls is None and columns.tool is None:
         kept["turns"] = [_turn(turn, columns) for turn in theirs]
     else:

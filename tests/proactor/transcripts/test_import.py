@@ -248,87 +248,13 @@ def test_windows_would_be_read_instead_of_an_import(
     assert [f.name for f in (tmp_path / "out").iterdir()] == [name]
 
 
-def test_tools_of_an_earlier_import_do_not_stay(tmp_path: Path) -> None:
+def test_tools_of_an_earlier_import_do_not_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with_tools = chat("a", says("user", "hi"), says("assistant", "x", ("find", {})))
     imported(tmp_path, put(tmp_path / "x.jsonl", lines(with_tools)))
     assert (tmp_path / "out" / "catalog.json").exists()
     corpus, _ = imported(tmp_path, put(tmp_path / "x.csv", CSV), *NAMES, "--force")
     assert len(corpus.catalog) == 0 and not (tmp_path / "out" / "catalog.json").exists()
-
-
-# -- tools and keys of JSON ---
-
-BOOK = {
-    "type": "function",
-    "x-effect": "read",
-    "function": {
-        "name": "book",
-        "description": "Books a table",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "day": {"type": "string", "enum": ["monday", "friday"]},
-                "people": {"type": "integer"},
-                "tags": {"type": "array"},
-            },
-        },
-    },
-}
-
-
-def conversation(**more: Any) -> dict[str, Any]:
-    log = [
-        {"from": "human", "value": "monday", "mood": 3},
-        {"from": "bot", "value": "ok", "tool_calls": [{"name": "book", "arguments": {"day": "monday"}}]},
-    ]
-    return {"conversation_id": "k", "dialogue": log, **more}
-
-
-@pytest.mark.parametrize("calls", [True, False])
-def test_conversations_bring_the_tools_that_they_define(tmp_path: Path, calls: bool) -> None:
-    record = conversation(tools=[BOOK, "find", BOOK])
-    if not calls:
-        del record["dialogue"][1]["tool_calls"]
-    corpus, report = imported(tmp_path, put(tmp_path / "x.json", json.dumps([record])))
-    book = corpus.catalog["book"]
-    assert (book.description, book.effect) == ("Books a table", "read")
-    assert [(p.name, p.type, p.values) for p in book.parameters] == [
-        ("day", "enum", ("monday", "friday")),
-        ("people", "integer", ()),
-        ("tags", "string", ()),
-    ]
-    assert corpus.dialogues[0].tools == ("book", "find")
-    assert report["counters"] == {"array_as_text": 1}
-
-
-def test_transcripts_of_our_form_may_define_tools(tmp_path: Path) -> None:
-    record = {"id": "k", "turns": [{"speaker": "user", "text": "hi"}, {"speaker": "bot", "text": "yes"}]}
-    corpus, _ = imported(tmp_path, put(tmp_path / "x.jsonl", lines(record | {"tools": [BOOK]})))
-    assert corpus.dialogues[0].tools == ("book",) and corpus.catalog["book"].effect == "read"
-
-
-@pytest.mark.parametrize(
-    ("record", "told"),
-    [
-        (conversation(tools=[BOOK], topic="shop"), "topic, dialogue.mood"),
-        (conversation(tools="all of them"), "tools, dialogue.mood"),
-        ({"id": "k", "speaker": "user", "text": "hi", "stamp": {"at": 3}}, "stamp"),
-        (
-            chat("k", {**says("user", "hi"), "name": "Zoe"}, says("assistant", "yes"), functions=[]),
-            "functions, messages.name",
-        ),
-        (
-            {"id": "k", "turns": [{"speaker": "user", "text": "hi", "at": 1}], "x": 1, "domain": "d"},
-            "x, turns.at",
-        ),
-    ],
-)
-def test_keys_that_are_not_read_are_listed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], record: dict[str, Any], told: str
-) -> None:
-    file = put(tmp_path / "x.json", json.dumps([record]))
-    call("import", file, "--dry-run", "--option", "one_speaker=keep")
-    assert f"not read: {told}\n" in capsys.readouterr().out
+    assert "catalog.json of an earlier import is removed" in capsys.readouterr().out
 
 
 def test_a_conversation_knows_its_subject_in_any_form(tmp_path: Path) -> None:
