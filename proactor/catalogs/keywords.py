@@ -49,6 +49,8 @@ def merged(over: Schema, under: Schema) -> dict[str, Any]:
         elif key in ("required", "allOf") and isinstance(one, list) and isinstance(other, list):
             both[key] = [*one, *other]
     if branches := {key: under[key] for key in BRANCHES if key in pairs}:
-        rest = next((s["allOf"] for s in (both, over, under) if isinstance(s.get("allOf"), list)), [])
+        rest: list[Any] = next(
+            (s["allOf"] for s in (both, over, under) if isinstance(s.get("allOf"), list)), []
+        )
         both["allOf"] = [*rest, branches]
     return {**under, **over, **both}
