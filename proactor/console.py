@@ -28,14 +28,17 @@ class Terminal:
         self.console = console
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
         self._bars = Bars(
-            *columns, TextColumn("[dim]{task.fields[text]}"), console=console, disable=not console.is_terminal
+            *columns,
+            TextColumn("{task.fields[text]}", style="dim", markup=False),
+            console=console,
+            disable=not console.is_terminal,
         )
         self._phase: TaskID | None = None
         self._inner: tuple[str, TaskID] | None = None

@@ -9,6 +9,7 @@ from typing import Any
 from rich.box import HEAVY_HEAD, Box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
 from rich.padding import PaddingDimensions
 from rich.table import Table
 from rich.text import Text
@@ -62,7 +63,7 @@ class FittedTable:
     """A table that fits the width of the console on which it is printed.
 
     Where it is too wide, titles break at spaces and intervals move below their estimates; then columns leave
-    in the order of `Column.drop`, and a line below names them. Cells are rich markup.
+    in the order of `Column.drop`, and a line below names them. Title, columns and cells are rich markup.
     """
 
     def __init__(
@@ -157,7 +158,8 @@ def metrics_table(
     change: Mapping[str, Any] | None = None,
     windows: Mapping[str, float | None] | None = None,
 ) -> FittedTable:
-    """Systems side by side; those on the right leave a narrow table first, before and after never.
+    """Systems side by side; those on the right leave a narrow table first, before and after never. Title and
+    names are plain text.
 
     ``change``: per key the interval of after - before, bold where it excludes 0. ``windows``: shares for
     `windows_caption`, by default those of the first system that has any.
@@ -166,11 +168,12 @@ def metrics_table(
     kept = {"before", "after", next(iter(systems), "")}
     columns = [Column("metric", name=True)]
     columns += [
-        Column(name.replace("_", " "), None if name in kept else i) for i, name in enumerate(systems, 1)
+        Column(escape(name.replace("_", " ")), None if name in kept else i)
+        for i, name in enumerate(systems, 1)
     ]
     if change:
         columns.append(Column(r"change \[95%]"))
-    table = FittedTable(title, columns, caption=windows_caption(shares))
+    table = FittedTable(escape(title), columns, caption=windows_caption(shares))
     for key in keys:
         cells = ["–" if (value := system[key]) is None else f"{value:.3f}" for system in systems.values()]
         if change:

@@ -25,12 +25,11 @@ def read(path: Path) -> Reading:
     return collected.reading(path, "openai")
 
 
-def read_tool(definition: object, where: str) -> Tool:
-    """The tool of one definition, found at ``where``. Raises CatalogError."""
+def read_tool(definition: object, where: str) -> Reading:
+    """The one tool of a definition, found at ``where``. Raises CatalogError."""
     collected = Tools()
     _add(collected, lambda _: where, (), definition)
-    (tool,) = collected.reading(where, "openai").catalog.tools
-    return tool
+    return collected.reading(where, "openai")
 
 
 def _definitions(document: Document) -> list[tuple[Place, Any]]:

@@ -4,6 +4,8 @@ What a catalog cannot express exactly becomes text, with a remark [INFERRED]:
 
 - An object with properties is flattened by one level (``address.street``). Deeper objects and objects without
   listed properties are text (``object_as_text``).
+- Of the parameters' own object, and of a flattened one, what only an alternative or a condition lists is
+  optional (``branches_joined``), and what it takes without listing it is left out (``unlisted_left_out``).
 - An array is text (``array_as_text``); the enum of its items stays as a hint.
 - Alternatives of one type are that type, integer or number is number, others are text (``union_as_text``).
 - A schema without a type is text (``untyped_as_text``), and so is a date-time (``datetime_as_text``).
@@ -21,10 +23,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from proactor.catalogs.base import CatalogError, Place, Remark, one_line
+from proactor.catalogs.keywords import ALTERNATIVES, Schema, is_nullable, kinds_of, merged, takes_unlisted
 from proactor.dialogue.catalog import Parameter, ParameterType
 from proactor.files import first_problem
-
-Schema = Mapping[str, Any]
 
 DEEPEST = 8
 """Nesting limit of alternatives; a schema with more refers to itself."""
@@ -83,10 +84,9 @@ class SchemaReader:
     def parameters(self, spot: Spot) -> tuple[Parameter, ...]:
         """The parameters of an object schema. Raises CatalogError, naming file, line, tool and parameter."""
         spot = self._resolve(spot, "")
-        schema = spot.schema
-        if schema.get("type", "object") != "object":
+        if kinds_of(spot.schema) not in ([], ["object"]):
             raise self._error(
-                spot, "", f"a schema of type {schema['type']!r} is not the object of a tool's parameters"
+                spot, "", f"a schema of type {spot.schema['type']!r} is not the object of a tool's parameters"
             )
         return tuple(
             p
@@ -97,10 +97,11 @@ class SchemaReader:
     def parameter(self, name: str, spot: Spot, required: bool) -> tuple[Parameter, ...]:
         """One property as a parameter, or as several where it is an object."""
         spot = self._resolve(spot, name)
-        alternative = self._only_alternative(spot, name)
-        is_object = self._type_of(alternative.schema) == "object" and alternative.schema.get("properties")
+        alternative = spot if spot.schema.get("properties") else self._only_alternative(spot, name)
+        is_object = kinds_of(alternative.schema) == ["object"] and alternative.schema.get("properties")
         if is_object and "." not in name:
-            required = required and alternative is spot and "default" not in spot.schema
+            nullable = alternative is not spot or is_nullable(spot.schema)
+            required = required and not nullable and "default" not in spot.schema
             self.remarks.append(Remark(self.tool, name, "flattened"))
             return tuple(
                 p
@@ -121,17 +122,31 @@ class SchemaReader:
         return (parameter,)
 
     def _properties(self, spot: Spot, prefix: str) -> list[tuple[str, bool, Spot]]:
-        properties, required = spot.schema.get("properties", {}), spot.schema.get("required", [])
-        if not isinstance(properties, Mapping):
-            raise self._error(spot, prefix[:-1], "`properties` is not an object")
-        if not isinstance(required, Sequence) or isinstance(required, str):
-            raise self._error(spot, prefix[:-1], "`required` is not a list of names")
-        for name in required:
-            if not isinstance(name, str) or name not in properties:
-                raise self._error(
-                    spot, prefix[:-1], f"`required` names {name!r}, which is not among the properties"
-                )
-        return [(name, name in required, spot.at("properties", name)) for name in properties]
+        """Name, whether required, and schema of an object's properties; those of branches are optional."""
+        name = prefix[:-1]
+        schema, branches = self._checked(spot, name), self._branches(spot, name)
+        own, required = schema.get("properties", {}), schema.get("required", ())
+        found = {key: [spot.at("properties", key)] for key in own}
+        for branch in branches:
+            for key in self._checked(branch, name).get("properties", ()):
+                if key not in own:
+                    found.setdefault(key, []).append(branch.at("properties", key))
+        for key in required:
+            if not isinstance(key, str) or key not in found:
+                raise self._error(spot, name, f"`required` names {key!r}, which is not among the properties")
+        kinds = {"branches_joined": bool(branches), "unlisted_left_out": takes_unlisted(schema)}
+        self.remarks += [Remark(self.tool, name, kind) for kind, fits in kinds.items() if fits]
+        return [(key, key in required, _either(spots)) for key, spots in found.items()]
+
+    def _branches(self, spot: Spot, name: str) -> list[Spot]:
+        """The schemas in an object's that hold at times, and those in them."""
+        single = [(key,) for key in ("then", "else") if isinstance(spot.schema.get(key), Mapping)]
+        by_name = spot.schema.get("dependentSchemas")
+        named = [("dependentSchemas", key) for key in by_name] if isinstance(by_name, Mapping) else []
+        found = [self._inside(spot, name, *steps) for steps in (*single, *named)]
+        for key in (*ALTERNATIVES, "allOf"):  # what is left of allOf
+            found += self._alternatives(spot, name, key) if key in spot.schema else []
+        return [one for branch in found for one in (branch, *self._branches(branch, name))]
 
     def _resolve(self, spot: Spot, name: str, seen: tuple[str, ...] = ()) -> Spot:
         """The schema with ``$ref`` followed and ``allOf`` merged; ``true`` accepts anything."""
@@ -149,16 +164,14 @@ class SchemaReader:
             beside = {
                 key: value for key, value in schema.items() if key not in ("$ref", "$defs", "definitions")
             }
-            return replace(target, schema={**target.schema, **beside})
+            return replace(target, schema=merged(beside, target.schema))
         if isinstance(parts := schema.get("allOf"), Sequence) and not isinstance(parts, str):
-            merged = self._checked(replace(spot, schema={**schema}), name)
-            del merged["allOf"]
+            whole = self._checked(replace(spot, schema={**schema}), name)
+            del whole["allOf"]
             for position in range(len(parts)):
                 part = self._checked(self._resolve(spot.at("allOf", position), name, seen), name)
-                both = {k: {**merged[k], **part[k]} for k in ("properties",) if k in merged and k in part}
-                needed = [*merged.get("required", ()), *part.get("required", ())]
-                merged = {**part, **merged, **both, **({"required": needed} if needed else {})}
-            schema = merged
+                whole = merged(whole, part)
+            schema = whole
         return replace(spot, schema=schema)
 
     def _checked(self, spot: Spot, name: str) -> dict[str, Any]:
@@ -181,7 +194,7 @@ class SchemaReader:
 
     def _only_alternative(self, spot: Spot, name: str) -> Spot:
         """The alternative that is not null, where there is exactly one; else the schema itself."""
-        key = next((k for k in ("anyOf", "oneOf") if k in spot.schema), None)
+        key = next((k for k in ALTERNATIVES if k in spot.schema), None)
         if key is None:
             return spot
         others = [o for o in self._alternatives(spot, name, key) if o.schema.get("type") != "null"]
@@ -191,35 +204,33 @@ class SchemaReader:
         listed = spot.schema[key]
         if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
             raise self._error(spot, name, f"`{key}` is not a list of schemas")
+        return [self._inside(spot, name, key, position) for position in range(len(listed))]
+
+    def _inside(self, spot: Spot, name: str, *steps: str | int) -> Spot:
+        """A schema in another one."""
         if spot.depth == DEEPEST:
             raise self._error(spot, name, f"alternatives inside each other, {DEEPEST} deep")
-        inside = (
-            replace(spot, schema=one, place=(*spot.place, key, i), depth=spot.depth + 1)
-            for i, one in enumerate(listed)
-        )
-        return [self._resolve(one, name) for one in inside]
+        return self._resolve(replace(spot.at(*steps), depth=spot.depth + 1), name)
 
     def _shape(self, spot: Spot, name: str) -> _Shape:
         schema = spot.schema
-        for key in ("anyOf", "oneOf"):
+        nullable = is_nullable(schema)
+        for key in ALTERNATIVES:
             if key in schema:
                 alternatives = self._alternatives(spot, name, key)
                 others = [self._shape(o, name) for o in alternatives if o.schema.get("type") != "null"]
-                nullable = len(others) < len(alternatives) or any(o.nullable for o in others)
+                nullable = nullable or len(others) < len(alternatives) or any(o.nullable for o in others)
                 return self._join(spot, name, others, nullable)
-        nullable = schema.get("nullable") is True
         if "const" in schema or "enum" in schema:
             values = [schema["const"]] if "const" in schema else schema["enum"]
             return self._shape_of_enum(spot, name, values, nullable)
-        kind = schema.get("type")
-        if isinstance(kind, list):
-            kinds = [k for k in kind if k != "null"]
-            others = [self._shape(replace(spot, schema={**schema, "type": k}), name) for k in kinds]
-            return self._join(spot, name, others, nullable or len(kinds) < len(kind))
+        if isinstance(schema.get("type"), list):
+            each = (replace(spot, schema={**schema, "type": kind}) for kind in kinds_of(schema))
+            return self._join(spot, name, [self._shape(one, name) for one in each], nullable)
         return replace(self._shape_of_type(spot, name), nullable=nullable)
 
     def _shape_of_type(self, spot: Spot, name: str) -> _Shape:
-        kind = self._type_of(spot.schema)
+        kind = next(iter(kinds_of(spot.schema)), None)
         if kind is None:
             return _Shape("string", kind="untyped_as_text")
         if kind == "string":
@@ -241,14 +252,6 @@ class SchemaReader:
         if kind == "null":
             raise self._error(spot, name, "accepts nothing but null")
         raise self._error(spot, name, f"unknown type {kind!r} (known: {', '.join(_KNOWN)})")
-
-    def _type_of(self, schema: Schema) -> Any:
-        """The stated type, or the one that other keywords imply, else None."""
-        if "type" in schema:
-            return schema["type"]
-        if "properties" in schema:
-            return "object"
-        return "array" if "items" in schema else None
 
     def _shape_of_enum(self, spot: Spot, name: str, values: Any, nullable: bool) -> _Shape:
         if not isinstance(values, Sequence) or isinstance(values, str):
@@ -282,3 +285,11 @@ class SchemaReader:
     def _error(self, spot: Spot, name: str, what: str) -> CatalogError:
         parameter = f", parameter {name!r}" if name else ""
         return CatalogError(f"{self.where(spot.place)}: tool {self.tool!r}{parameter}: {what}")
+
+
+def _either(spots: Sequence[Spot]) -> Spot:
+    """One schema for a property that several branches list."""
+    first, *others = spots
+    if all(other.schema == first.schema for other in others):
+        return first
+    return replace(first, schema={"anyOf": [spot.schema for spot in spots]})

@@ -26,6 +26,8 @@ REMARKS = {
     "union_as_text": "parameters of several types are text",
     "untyped_as_text": "parameters without a type are text",
     "datetime_as_text": "date-times are text",
+    "branches_joined": "what only an alternative or a condition lists is optional",
+    "unlisted_left_out": "what an object takes without listing it is left out",
     "variadic_left_out": "*args and **kwargs are left out",
 }
 """The text of each kind of remark that a reader makes."""
@@ -105,8 +107,9 @@ def table(proposal: Proposal) -> Table:
 def _print_remarks(reading: Reading) -> None:
     for kind, count in sorted(reading.counters.items()):
         first = next(remark for remark in reading.remarks if remark.kind == kind)
+        place = f"{first.parameter!r} of {first.tool!r}" if first.parameter else repr(first.tool)
         console.print(
-            f"{count} x {REMARKS[kind]}, e.g. {first.parameter!r} of {first.tool!r}",
+            f"{count} x {REMARKS[kind]}, e.g. {place}",
             markup=False,
             soft_wrap=True,
         )

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from proactor.commands.common import UsageError, console, terminal
@@ -50,7 +51,7 @@ def dry_run(
         wanted, longest = (planner.plan(model, answers, count) for answers in lengths)
     where = "this machine's CPU" if model.memory is None else f"{model.memory.total / 1e9:.0f} GB"
     title = f"{settings.name} on {settings.model}, a rank of {count}, {where}"
-    table = Table(title=f"{title}: computed from data and shapes, nothing was run")
+    table = Table(title=f"{escape(title)}: computed from data and shapes, nothing was run")
     for name in ("", "answers as wanted", "answers of max_tokens"):
         table.add_column(name, justify="right" if name else "left")
     both = [_lines(model, plan) for plan in (wanted, longest)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from proactor.commands.common import (
     Adapter,
@@ -166,5 +167,5 @@ def _show_samples(workspace: Workspace, chosen: Dialogue, turn: int, sampling: S
         )
         table = Table("reward", "answer", box=None, padding=(0, 2))
         for parts, text in sorted(zip(scored, texts, strict=True), key=lambda pair: -pair[0]["reward"]):
-            table.add_row(f"{parts['reward']:+.3f}", text.replace("[", r"\["))
+            table.add_row(f"{parts['reward']:+.3f}", Text(text))
         console.print(table)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proactor.transcripts.mapping import ImportMap
 
 SHOWN_FILES = 8
+SHOWN_NAMES = 20
 SHOWN_PROBLEMS = 5
 EXAMPLE_TURNS = 3
 
@@ -100,15 +101,25 @@ def import_(
         return
     with sole_writer(out):
         _check_target(out, force)  # another process may have written it meanwhile
+        stale = imported.proposal is None and (out / NAME).exists()
         written = write(imported, found.mapping, out)
-    console.print(f"{out}: {', '.join(file.name for file in written)}", markup=False, soft_wrap=True)
+    removed = f"; {NAME} of an earlier import is removed" if stale else ""
+    names = ", ".join(file.name for file in written)
+    console.print(f"{out}: {names}{removed}", markup=False, soft_wrap=True)
     console.print(_next_step(imported, out), markup=False, soft_wrap=True)
 
 
 def _check_target(out: Path, force: bool) -> None:
-    """Raise UsageError where an import, perhaps edited, would be replaced."""
-    from proactor.transcripts.importing import MAPPING, TRANSCRIPTS
+    """Raise UsageError where an import, perhaps edited, would be replaced, or windows would be read instead
+    of it.
+    """
+    from proactor.transcripts.importing import MAPPING, TRANSCRIPTS, WINDOWS
 
+    if windows := next((out / name for name in WINDOWS if (out / name).exists()), None):
+        raise UsageError(
+            f"{windows}: windows of `proactor annotate`, which would be read instead of the transcripts; "
+            "import into another folder (--out), or move them away"
+        )
     for name in (TRANSCRIPTS, MAPPING, NAME):
         if (out / name).exists() and not force:
             raise UsageError(
@@ -140,6 +151,8 @@ def _mapping(
 
 def _print_survey(found: Survey) -> None:
     """The files, their columns and speakers, and example turns."""
+    from proactor.transcripts.unread import unread
+
     for read in found.files[:SHOWN_FILES]:
         what = {"table": "rows", "lines": "lines", "json": "objects"}[read.kind]
         console.print(
@@ -157,23 +170,15 @@ def _print_survey(found: Survey) -> None:
                 ours, Text(theirs), "guessed: --columns changes it" if ours in found.guessed else ""
             )
         console.print(shown)
-    if unread := _unread(found):
-        console.print(f"not read: {', '.join(unread)}", markup=False, soft_wrap=True)
+    if names := unread(found.files, found.mapping):
+        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+        console.print(f"not read: {', '.join(names[:SHOWN_NAMES])}{more}", markup=False, soft_wrap=True)
     if found.speakers:
         shown = Table("speaker", "role", "turns")
         for name, heard in sorted(found.speakers.items(), key=lambda item: -item[1].turns):
             role = Text(heard.role or "? (--speakers)", style="" if heard.role else "red")
             shown.add_row(Text(name), role, str(heard.turns))
         console.print(shown)
-
-
-def _unread(found: Survey) -> list[str]:
-    """The columns of a table that nothing takes."""
-    from proactor.sources.table import plain_name
-
-    taken = {plain_name(name) for name in found.mapping.columns.model_dump(exclude_none=True).values()}
-    names = dict.fromkeys(name for read in found.files if read.kind == "table" for name in read.names)
-    return [name for name in names if plain_name(name) not in taken]
 
 
 def _print_imported(imported: Imported, mapping: ImportMap, dry_run: bool) -> None:

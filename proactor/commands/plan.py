@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from proactor.commands.common import Overrides, UsageError, console
@@ -74,7 +75,7 @@ def plan(
             column | steps
             for column, steps in zip(columns, _steps(settings, tokenizer, plans.values()), strict=True)
         ]
-    table = Table(title=f"{model}: computed from its shape, not measured")
+    table = Table(title=f"{escape(str(model))}: computed from its shape, not measured")
     table.add_column("")
     for card in plans:
         table.add_column(f"{card:g} GB", justify="right")

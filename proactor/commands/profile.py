@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from proactor.commands.common import Overrides, UsageError, console
@@ -85,7 +86,8 @@ def _write(out: Path | None, record: dict[str, Any]) -> None:
 
 
 def _show(found: StepProfile) -> None:
-    table = Table(title=f"{found.title}: {1e3 * found.seconds:.1f} ms; {_rates(found.ceilings)}")
+    title = f"{found.title}: {1e3 * found.seconds:.1f} ms; {_rates(found.ceilings)}"
+    table = Table(title=escape(title))
     table.add_column("phase")
     for column in ("ms", "share", "floor, ms", "of floor", "bound by"):
         table.add_column(column, justify="right")
@@ -100,7 +102,7 @@ def _show(found: StepProfile) -> None:
 
 
 def _show_kernels(ceilings: Ceilings, rows: Any) -> None:
-    table = Table(title=_rates(ceilings))
+    table = Table(title=escape(_rates(ceilings)))
     for column in ("operation", "case"):
         table.add_column(column)
     for column in ("ms", "floor, ms", "of floor", "bound by", "GB/s", "GFLOP/s"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from proactor.annotation import WindowAgreement, compare_windows
 from proactor.dialogue import Reference
@@ -77,7 +78,9 @@ def agreement_table(agreement: Agreement) -> Table:
     for tool, sums in {**agreement.tools, "all": total}.items():
         means = sums.means()
         shares = (means[key] for key in ("ready_iou", "coverage_iou", "exact"))
-        table.add_row(tool, str(means["references"]), *("–" if s is None else f"{s:.3f}" for s in shares))
+        table.add_row(
+            Text(tool), str(means["references"]), *("–" if s is None else f"{s:.3f}" for s in shares)
+        )
     return table
 
 

@@ -10,13 +10,17 @@ from typing import Any
 
 from proactor.dialogue import Dialogue, Reference, Turn
 from proactor.dialogue.catalog import Catalog, Tool
+from proactor.dialogue.literal import says
 from proactor.sources import messages
 from proactor.sources.base import Malformed, last_user_turn
 
 KINDS = ("references", "withdrawn")
 """Keys of a record that hold actions."""
 
-_WHOLE = re.compile(r"([+-]?\d+)\.0+")
+_NUMBER = re.compile(r"([+-]?\d+)\.(\d+)")
+_TURN = re.compile(r"(\d{1,9})(\.0*)?")
+_COUNTED = ("coverage", "value_turns", "values_seen")
+"""Keys of an action, beside its trigger, that count turns."""
 
 
 def values_as_text(record: Mapping[str, Any], counters: Counter[str]) -> dict[str, Any]:
@@ -43,15 +47,17 @@ def placed(
     ``places``: the number of ``turns`` up to each turn of the record. Raises Malformed where turns were left
     out on which a window counts.
     """
+    left_out = places[-1] < len(places) - 1
     listed = []
     for number, mark in enumerate(marks, start=1):
-        trigger = mark.get("observed_trigger") if isinstance(mark, dict) else None
-        if places[-1] < len(places) - 1 and isinstance(mark, dict) and mark.get("coverage") is not None:
-            raise Malformed(
-                "a turn (of system or tool, or empty) cannot be left out: the windows count on it"
-            )
-        if not isinstance(mark, dict) or not isinstance(trigger, int) or not 0 <= trigger < len(places):
-            listed.append({"id": f"a{number}", **mark} if isinstance(mark, dict) else mark)
+        if not isinstance(mark, dict):
+            listed.append(mark)  # validation refuses it
+            continue
+        if left_out and (key := next((key for key in _COUNTED if mark.get(key) not in (None, {})), None)):
+            raise Malformed(f"a turn (of system or tool, or empty) cannot be left out: `{key}` counts on it")
+        trigger = _turn(mark)
+        if trigger is None or not 0 <= trigger < len(places):
+            listed.append({"id": f"a{number}", **mark})
             continue
         user = last_user_turn(turns, places[trigger])
         if user is None:
@@ -63,14 +69,26 @@ def placed(
     return listed
 
 
+def _turn(mark: Mapping[str, Any]) -> int | None:
+    """The turn of an action's trigger. A column with gaps is often written as 4.0 or "4". Raises Malformed
+    for what is no number of a turn.
+    """
+    value = mark.get("observed_trigger")
+    if value is None or type(value) is int:
+        return value
+    if isinstance(value, float | str) and (match := _TURN.fullmatch(str(value).strip())):
+        return int(match[1])
+    raise Malformed(f"observed_trigger: {value!r} is not the number of a turn")
+
+
 def fitted(
     dialogue: Dialogue, catalog: Catalog, file: Path, drop: bool, counters: Counter[str], losses: list[str]
 ) -> Dialogue:
     """``dialogue`` with actions as the tools of ``file`` have them.
 
     Raises Malformed for a tool that is not there, unless ``drop`` leaves its actions out (`unknown_tools`).
-    Values of parameters that the tool does not have are counted (`unknown_parameters`); a whole number with a
-    fraction of zero ("4411.0") loses it where the parameter is an integer.
+    Values of parameters that the tool does not have are counted (`unknown_parameters`). A number is spelled
+    as its parameter and the dialogue have it (`_spelled`).
     """
     marks = (*dialogue.references, *dialogue.withdrawn)
     unknown = [name for name in (*(m.name for m in marks), *dialogue.tools) if name not in catalog]
@@ -86,13 +104,28 @@ def fitted(
             known = {parameter.name for parameter in catalog[mark.name].parameters}
             counters["unknown_parameters"] += len(mark.params.keys() - known)
     kept = {kind: [m for m in getattr(dialogue, kind) if m.name in catalog] for kind in KINDS}
-    actions = {kind: tuple(_whole(m, catalog[m.name]) for m in listed) for kind, listed in kept.items()}
+    actions = {kind: tuple(_spelled(m, catalog[m.name], dialogue) for m in kept[kind]) for kind in KINDS}
     tools = tuple(name for name in dialogue.tools if name in catalog)
     return dialogue.model_copy(update={**actions, "tools": tools})
 
 
-def _whole(mark: Reference, tool: Tool) -> Reference:
-    integers = {p.name for p in tool.parameters if p.type == "integer"}
-    found = {name: _WHOLE.fullmatch(value) for name, value in mark.params.items() if name in integers}
-    whole = {name: match[1] for name, match in found.items() if match}
-    return mark.model_copy(update={"params": mark.params | whole}) if whole else mark
+def _spelled(mark: Reference, tool: Tool, dialogue: Dialogue) -> Reference:
+    """An action whose numbers are written as they are meant: a log has 50.0 for what is said as "50"."""
+    types = {parameter.name: parameter.type for parameter in tool.parameters}
+    changed = {}
+    for name, value in mark.params.items():
+        if (match := _NUMBER.fullmatch(value)) and types.get(name) in ("integer", "number"):
+            changed[name] = _spelling(value, match, types[name], dialogue)
+    return mark.model_copy(update={"params": mark.params | changed}) if changed else mark
+
+
+def _spelling(value: str, match: re.Match[str], type: str, dialogue: Dialogue) -> str:
+    """A number with a fraction: of an integer without one of zero; else as the dialogue says it, where it
+    does: with cents (12.5 is "12.50"), or without a fraction of zero.
+    """
+    whole = match[1] if not match[2].strip("0") else value
+    if type == "integer":
+        return whole
+    cents = f"{match[1]}.{match[2]:0<2}"
+    said = (form for form in (value, cents) if any(says(turn.text, form) for turn in dialogue.turns))
+    return next(said, whole)

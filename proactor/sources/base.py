@@ -64,11 +64,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One dialogue of a file that was parsed as a whole; ``where`` names its place there."""
+    """One dialogue of a file that was parsed as a whole; ``where`` names its place there. ``order``: what its
+    turns were sorted by, one value each, where they were.
+    """
 
     where: str
     id: str
     value: dict[str, Any]
+    order: tuple[str, ...] = ()
 
     def parse(self) -> dict[str, Any]:
         """The record itself."""

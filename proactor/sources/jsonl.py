@@ -2,7 +2,8 @@
 
 A file, or a folder with ``windows.jsonl`` or other JSONL files (gzip or plain), one dialogue per line in one
 of the forms of `sources.transcript`, or with CSV files (`sources.table`), and the tools beside them in
-``catalog.json``. A chat without an id has a hash of its line as id. One that comes again is left out
+``catalog.json``. Files of a kind that is not read because there are such of an earlier one are counted
+(`files_ignored`). A chat without an id has a hash of its line as id. One that comes again is left out
 (`repeated_chats`), since a split by ids would put one into training and the other into the test. A file may
 also be the log of an agent at work (`sources.agent_log`), whose lines are events.
 
@@ -34,6 +35,13 @@ from proactor.sources.base import Line, Malformed, Record, Subset
 from proactor.sources.corpus import Corpus, make_corpus
 from proactor.sources.transcript import TranscriptOptions, TranscriptReader
 
+_KINDS = (
+    ("windows.jsonl",),
+    ("windows.jsonl.gz",),
+    ("*.jsonl", "*.jsonl.gz"),
+    tuple(f"*{suffix}" for suffix in table.SUFFIXES),
+)
+"""Files of a folder by kind; only those of the first kind that is there are read."""
 _ID = re.compile(rb'\s*\{\s*"id"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
@@ -64,15 +72,8 @@ def load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
 
 
 def _load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
-    patterns = (
-        "windows.jsonl",
-        "windows.jsonl.gz",
-        "*.jsonl.gz",
-        "*.jsonl",
-        *(f"*{s}" for s in table.SUFFIXES),
-    )
-    files = find_files(path, *patterns)
     counters: Counter[str] = Counter()
+    files = _files(path, counters)
     reader = _Reader(path if path.is_dir() else path.parent, options, counters)
     entries: list[Line] | list[Record]
     places: dict[str, str] = {}
@@ -101,6 +102,16 @@ def _load(path: Path, subset: Subset, options: JsonlOptions) -> Corpus:
             losses |= {dialogue.id: tuple(reader.losses)} if reader.losses else {}
     corpus = make_corpus(reader.catalog or Catalog(tools=()), dialogues, counters, reader.dropped)
     return replace(corpus, losses=losses, places=places)
+
+
+def _files(path: Path, counters: Counter[str]) -> list[Path]:
+    """The file, or those of a folder that are of the first of `_KINDS` in it, sorted. Raises SourceError."""
+    by_kind = [sorted({file for pattern in kind for file in path.glob(pattern)}) for kind in _KINDS]
+    if not path.is_dir() or not any(by_kind):
+        return find_files(path, *(pattern for kind in _KINDS for pattern in kind))
+    found = next(filter(None, by_kind))
+    counters["files_ignored"] += len({file for files in by_kind for file in files}) - len(found)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

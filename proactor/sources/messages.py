@@ -9,14 +9,15 @@
 - Of a message in parts, the text is kept and other parts are counted (`parts_without_text`). A message
   without text or calls is left out (`empty_turns`).
 
-The definitions under ``tools`` give the names of the tools on offer.
+``references`` and ``withdrawn`` beside messages are not read, since nothing says what their triggers count
+(`ignored_keys`).
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from proactor.files import valid_utf8
@@ -24,6 +25,9 @@ from proactor.sources.base import Malformed
 
 INSTRUCTIONS = frozenset({"system", "developer"})
 RESULTS = frozenset({"tool", "function"})
+KEYS = {"role", "content", "tool_calls", "function_call", "tool_call_id"}
+"""What is read of a message; the last one only ties a result to its call."""
+_UNREAD = frozenset({"references", "withdrawn"})
 
 
 def is_chat(record: Mapping[str, Any]) -> bool:
@@ -72,9 +76,8 @@ def as_transcript(
             else:
                 reference = {"id": f"a{len(references) + 1}", "name": name, "params": params}
                 references.append(reference | {"observed_trigger": spoken})
-    result = {k: v for k, v in record.items() if k != "messages"}
-    if isinstance(record.get("tools"), list):
-        result["tools"] = [tool_name(tool) for tool in record["tools"]]
+    counters["ignored_keys"] += len(record.keys() & _UNREAD)
+    result = {k: v for k, v in record.items() if k != "messages" and k not in _UNREAD}
     return {**result, "turns": turns, "references": references}
 
 
@@ -126,17 +129,27 @@ def tool_name(tool: object) -> object:
     return function.get("name") if isinstance(function, dict) else function
 
 
+def tool_names(tools: Sequence[object]) -> list[object]:
+    """The names of tools on offer, each once."""
+    names = [tool_name(tool) for tool in tools]
+    return [name for i, name in enumerate(names) if name not in names[:i]]
+
+
 def params_as_text(params: Mapping[str, Any], counters: Counter[str]) -> dict[str, str]:
     """The values of an action as text: a number as it is written, a list by its items, an object as JSON.
 
-    Values that are null were not given. Others that were no text are counted (`values_as_text`), and so are
-    those with half of a surrogate pair, which becomes a question mark (`broken_characters`).
+    Values that are null were not given. Neither were blank texts, empty lists and empty objects, which are
+    counted (`values_empty`). Others that were no text are counted (`values_as_text`), and so are those with
+    half of a surrogate pair, which becomes a question mark (`broken_characters`).
     """
     texts: dict[str, str] = {}
     for name, value in params.items():
         if value is None:
             continue
         text = value if isinstance(value, str) else value_text(value)
+        if not text.strip() or value == {}:
+            counters["values_empty"] += 1
+            continue
         texts[name] = valid_utf8(text)
         counters["broken_characters"] += texts[name] != text
         counters["values_as_text"] += not isinstance(value, str)

@@ -15,6 +15,7 @@ In transcripts
   of a ``developer``; results of a ``tool`` or ``function`` are left out as `tool_messages`, turns of speakers
   to `drop` as `dropped_speakers`;
 - values that are no text (numbers) are taken as text;
+- ``tools`` are those on offer, by name or as definitions, of which only the names are read here;
 - an `observed_trigger` on an agent's turn moves to the last user turn before it (`triggers_moved`), since the
   agent decides after user turns. An action before the user spoke is left out (`actions_before_user`).
 
@@ -44,8 +45,9 @@ SYSTEM = frozenset({"system"})
 """Speakers that are the agent only where no other one is."""
 EVERYONE_ELSE = "*"
 
-_KEYS = {"id", "turns", *Dialogue.model_fields}
-_TURN_KEYS = {"speaker", "text", "index", "role", "content"}
+KEYS = {"id", "turns", *Dialogue.model_fields}
+TURN_KEYS = {"speaker", "text", "index", "role", "content"}
+"""What is read of a transcript, and of a turn of it."""
 
 Role = Literal["user", "agent", "drop"]
 
@@ -177,9 +179,11 @@ class TranscriptReader:
                 turns.append(Turn(index=len(turns) + 1, speaker=speaker, text=valid_utf8(text.strip())))
                 self.counters["broken_characters"] += turns[-1].text != text.strip()
             places.append(len(turns))
-            self.counters["ignored_keys"] += len(turn.keys() - _TURN_KEYS)
-        self.counters["ignored_keys"] += len(record.keys() - _KEYS)
-        known = {key: value for key, value in record.items() if key in _KEYS}
+            self.counters["ignored_keys"] += len(turn.keys() - TURN_KEYS)
+        self.counters["ignored_keys"] += len(record.keys() - KEYS)
+        known = {key: value for key, value in record.items() if key in KEYS}
+        if isinstance(known.get("tools"), list):
+            known["tools"] = messages.tool_names(known["tools"])
         for kind in action_log.KINDS:
             if isinstance(known.get(kind), list):
                 known[kind] = action_log.placed(known[kind], turns, places, self.counters, self.losses)

@@ -28,6 +28,13 @@ def guess(files: Sequence[FileRead], mapping: ImportMap) -> tuple[ImportMap, fro
     if mapping.form == "auto":
         mapping = mapping.model_copy(update={"form": _form(filled, mapping.columns)})
         guessed.add("form")
+    if mapping.form in ("chat", "turns"):
+        named = mapping.columns.model_dump(exclude_none=True).keys() - {*_OF_CONVERSATIONS, "conversations"}
+        if named:
+            raise SourceError(
+                f"columns: {min(named)}: not read in the form {mapping.form}, which has names of its own; "
+                "--form conversations goes by columns"
+            )
     columns = _columns(filled[0], mapping)
     mapping = mapping.model_copy(update={"columns": columns[0]})
     for read in filled:

@@ -18,7 +18,7 @@ from proactor.catalogs import Proposal, propose, read_catalog, write_catalog
 from proactor.catalogs.proactor import NAME
 from proactor.dialogue import Dialogue, windows
 from proactor.dialogue.catalog import Catalog
-from proactor.engine import atomic_file
+from proactor.engine import atomic_file, remove
 from proactor.files import SourceError
 from proactor.sources import action_log, base, load, messages, options_of
 from proactor.sources.base import Record
@@ -32,6 +32,8 @@ from proactor.transcripts.shape import records_of
 from proactor.transcripts.tools import tools_of
 
 TRANSCRIPTS = "transcripts.jsonl"
+WINDOWS = ("windows.jsonl", "windows.jsonl.gz", "windows.jsonl.partial")
+"""What is read before transcripts in the same folder, or goes on from older ones."""
 MAPPING = "mapping.yaml"
 REPORT = "import.json"
 
@@ -145,7 +147,9 @@ def convert(
 
 
 def write(imported: Imported, mapping: ImportMap, out: Path) -> list[Path]:
-    """Write transcripts, mapping, report and tools into a folder; returns the files. Each is atomic."""
+    """Write transcripts, mapping, report and tools into a folder; returns the files. Each is atomic. Tools of
+    an earlier import are removed where there are none now.
+    """
     lines = [d.model_dump_json(exclude_defaults=True) for d in imported.dialogues]
     report = {
         "dialogues": len(imported.dialogues),
@@ -164,6 +168,8 @@ def write(imported: Imported, mapping: ImportMap, out: Path) -> list[Path]:
     if imported.proposal is not None:
         write_catalog(imported.proposal.catalog, out / NAME)
         written.append(out / NAME)
+    else:
+        remove(out / NAME)
     return written
 
 

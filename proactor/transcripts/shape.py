@@ -71,32 +71,44 @@ def _conversation(entry: Entry, columns: Columns, mapping: ImportMap, tally: Tal
     if not identity:
         text = json.dumps(entry.value, sort_keys=True, ensure_ascii=False)
         identity = content_id(text.encode("utf-8", "surrogatepass"))
+    domain = _text(value_at(entry.value, columns.domain))
+    kept: dict[str, Any] = {"domain": domain} if domain else {}
     if mapping.form in ("chat", "turns"):
-        return Record(entry.where, identity, entry.value)
+        return Record(entry.where, identity, {**entry.value, **kept})
     turns = value_at(entry.value, columns.turns)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise SourceError(f"{entry.where}: {columns.turns} is not a list of objects")
-    domain = _text(value_at(entry.value, columns.domain))
-    value = {"turns": turns, **({"domain": domain} if domain else {})}
-    return _ordered(Record(entry.where, identity, value), columns, mapping.speakers, tally)
+    if (tools := tools_in(entry.value)) is not None:
+        kept["tools"] = tools
+    return _ordered(Record(entry.where, identity, {"turns": turns, **kept}), columns, mapping.speakers, tally)
+
+
+def tools_in(value: dict[str, Any]) -> list[Any] | None:
+    """The tools on offer in a conversation, names or definitions; None where ``tools`` is anything else."""
+    listed = value.get("tools")
+    if isinstance(listed, list) and all(isinstance(messages.tool_name(tool), str) for tool in listed):
+        return listed
+    return None
 
 
 def _ordered(record: Record, columns: Columns, speakers: Speakers, tally: Tally) -> Record:
     """A record whose turns are still theirs, with turns, or where tools are called messages, of our form."""
     theirs = record.value["turns"]
+    values: list[str] = []
     if (order := columns.order) is not None:
+        values = [_text(value_at(turn, order)) for turn in theirs]
         try:
-            places = places_of([_text(value_at(turn, order)) for turn in theirs])
+            places = places_of(values)
         except ValueError as error:
             raise SourceError(f"{record.where}: conversation {record.id!r}, order={order}: {error}") from None
         tally.counters["turns_reordered"] += sum(at != place for at, place in enumerate(places))
-        theirs = [theirs[place] for place in places]
-    domain = {"domain": record.value["domain"]} if "domain" in record.value else {}
+        theirs, values = [theirs[place] for place in places], [values[place] for place in places]
+    kept = {key: value for key, value in record.value.items() if key != "turns"}
     if columns.calls is None and columns.tool is None:
-        turns = [_turn(turn, columns) for turn in theirs]
-        return Record(record.where, record.id, {**domain, "turns": turns})
-    chat = [_message(turn, columns, speakers) for turn in theirs]
-    return Record(record.where, record.id, {**domain, "messages": chat})
+        kept["turns"] = [_turn(turn, columns) for turn in theirs]
+    else:
+        kept["messages"] = [_message(turn, columns, speakers) for turn in theirs]
+    return Record(record.where, record.id, kept, tuple(values))
 
 
 def _turn(turn: dict[str, Any], columns: Columns) -> dict[str, Any]:

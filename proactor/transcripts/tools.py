@@ -26,7 +26,8 @@ _TYPES: tuple[tuple[ParameterType, re.Pattern[str]], ...] = (
 
 def tools_of(records: Iterable[Record], dialogues: Sequence[Dialogue], tally: Tally) -> Catalog:
     """The tools that the conversations define, offer or call, effects unset. A second definition that differs
-    is counted (`tools_redefined`). Raises CatalogError, naming the place, for a definition that is none.
+    is counted (`tools_redefined`), and so is what a catalog cannot hold exactly, by the kind of its `Remark`.
+    Raises CatalogError, naming the place, for a definition that is none.
     """
     tools: dict[str, Tool] = {}
     given: dict[str, Any] = {}
@@ -37,7 +38,9 @@ def tools_of(records: Iterable[Record], dialogues: Sequence[Dialogue], tally: Ta
             if not isinstance(definition, dict) or not isinstance(name, str):
                 continue
             if name not in given:
-                given[name], tools[name] = definition, read_tool(definition, record.where)
+                reading = read_tool(definition, record.where)
+                given[name], tools[name] = definition, reading.catalog[name]
+                tally.counters.update(reading.counters)
             tally.counters["tools_redefined"] += definition != given[name]
     calls: dict[str, list[Reference]] = {}
     for dialogue in dialogues:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from proactor.calibration.tradeoff import collect_trade_offs, policies, trade_off_table
+from proactor.console import Terminal
 from proactor.evaluation.breakdown import breakdown, breakdown_tables
 from proactor.evaluation.paired import compare_runs, paired_tables
 from proactor.evaluation.play import evaluate_policies
@@ -85,3 +86,18 @@ def test_no_table_of_the_commands_is_cut(width: int) -> None:
 
 def test_a_metric_has_a_plain_name() -> None:
     assert all("_" not in plain_name(key) for key in (*KEYS, "held_out_loss", "some_new_key"))
+
+
+def test_names_that_look_like_markup_stay_as_they_are() -> None:
+    metrics = next(iter(KNOWN.values())).metrics
+    text = printed(metrics_table("run [/x]", {"[a]": metrics, "after": metrics}, KEYS), 100)
+    assert "run [/x]" in text and "[a]" in text
+
+
+def test_progress_of_dialogues_of_any_name() -> None:
+    out = io.StringIO()
+    with Terminal(Console(file=out, force_terminal=True, width=100)) as ui:
+        ui.phase("playing [/x]", 2)
+        ui.step("chat [/y]")
+        ui.substep("loading [/z]", 1, 2)
+    assert all(name in out.getvalue() for name in ("playing [/x]", "chat [/y]", "loading [/z]"))

@@ -117,7 +117,7 @@ def test_every_remark_has_words() -> None:
     import proactor.catalogs as package
 
     code = "".join(file.read_text() for file in Path(package.__file__).parent.glob("*.py"))
-    used = set(re.findall(r'"(\w+_as_text|flattened|\w+_left_out)"', code))
+    used = set(re.findall(r'"(\w+_as_text|flattened|\w+_joined|\w+_left_out)"', code))
     assert used == set(REMARKS)
 
 

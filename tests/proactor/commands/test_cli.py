@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from proactor.catalogs import FORMATS, write_catalog
 from proactor.catalogs.proactor import NAME
 from proactor.commands import catalog as commands_catalog
 from proactor.config_file import load_config
+from proactor.engine import Engine, Group
 from proactor.sources import load
 from proactor.training.outcome import Outcome
 from tests.proactor.commands.calls import call, refusal
@@ -212,6 +214,23 @@ def test_sample_shows_answers_with_their_reward(trained: Path, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert " 1 user: " in said and said.count("reward") >= 2
     call("sample", trained, "--prompt", "hello", "-n", "1", "--adapter", "none")
+
+
+def test_an_answer_is_shown_as_it_is(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = r'[{"READY": "x"}] \[/x] [bold]'
+    drawn = Engine.sample
+
+    def sample(*arguments: Any, **options: Any) -> list[Group]:
+        groups = drawn(*arguments, **options)
+        for answer in (answer for group in groups for answer in group.samples):
+            answer.text = text
+        return groups
+
+    monkeypatch.setattr(Engine, "sample", sample)
+    call("sample", trained, "-n", "1", "--split", "train")
+    assert text in capsys.readouterr().out
 
 
 def test_thresholds_that_nothing_reaches_are_told(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

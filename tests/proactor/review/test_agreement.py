@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from proactor.files import SourceError
 from proactor.review.agreement import agreement_notes, agreement_table, compare_files
@@ -48,6 +49,13 @@ def test_sums_by_tool_verdicts_and_the_dialogues_that_differ_most(tmp_path: Path
         "moved: 0.25",
     ]
     assert agreement_table(found).row_count == 3
+
+
+def test_a_tool_of_any_name_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = dialogue("odd", window(name="[/x]", review=mark("accepted")))
+    found = compare_files(put(tmp_path, odd, name="a.jsonl"), put(tmp_path, odd, name="b.jsonl"))
+    Console().print(agreement_table(found))
+    assert "[/x]" in capsys.readouterr().out
 
 
 def test_files_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:

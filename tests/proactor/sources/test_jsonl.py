@@ -286,6 +286,27 @@ def test_no_files(tmp_path: Path) -> None:
         load("jsonl", tmp_path)
 
 
+def test_a_folder_is_read_whole_or_what_is_not_is_counted(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        put(tmp_path, talk("hi", "yes", id=name), name=f"{name}.jsonl")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "b.jsonl").read_bytes()))
+    (tmp_path / "b.jsonl").unlink()
+    for name, ends in (("d", "csv"), ("e", "tsv")):
+        sign = "," if ends == "csv" else "\t"
+        rows = (("id", "role", "text"), (name, "user", "hi"), (name, "agent", "yes"))
+        (tmp_path / f"{name}.{ends}").write_text("".join(sign.join(row) + "\n" for row in rows))
+    (tmp_path / "report.json").write_text("{}")
+    corpus = load("jsonl", tmp_path)
+    assert [d.id for d in corpus.dialogues] == ["a", "b", "c"] and corpus.counters["files_ignored"] == 2
+    put(tmp_path, talk("hi", "yes", id="w"))
+    corpus = load("jsonl", tmp_path)
+    assert [d.id for d in corpus.dialogues] == ["w"] and corpus.counters["files_ignored"] == 5
+    for file in tmp_path.glob("*.jsonl*"):
+        file.unlink()
+    corpus = load("jsonl", tmp_path)
+    assert [d.id for d in corpus.dialogues] == ["d", "e"] and corpus.counters["files_ignored"] == 0
+
+
 @pytest.mark.parametrize("name", ["windows.jsonl", "windows.jsonl.gz"])
 def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A small gzip file may unpack to any length."""

@@ -17,6 +17,7 @@ TOOLS = Catalog(
     tools=(
         Tool(name="book", effect="write", parameters=(Parameter(name="day"), Parameter(name="people"))),
         Tool(name="find"),
+        Tool(name="pay", parameters=(Parameter(name="amount", type="number"),)),
     )
 )
 
@@ -125,6 +126,23 @@ def test_what_a_chat_cannot_give_is_left_out_and_counted(
     assert ("a" in corpus.losses) == (counter != "empty_turns")
 
 
+def test_values_that_are_empty_were_not_given(tmp_path: Path) -> None:
+    given = {"day": "Monday", "people": "", "note": " ", "tags": [], "filter": {}, "vip": False}
+    turns = [message("user", "Monday"), message("assistant", "x", tool_calls=[call("book", given)])]
+    corpus = read(tmp_path, {"id": "a", "messages": turns})
+    assert corpus.dialogues[0].references[0].params == {"day": "Monday", "vip": "false"}
+    assert corpus.counters["values_empty"] == 4
+
+
+def test_a_log_beside_messages_is_not_read(tmp_path: Path) -> None:
+    """Nothing says whether its triggers count the instructions."""
+    log = [{"name": "find", "observed_trigger": 2}]
+    corpus = read(tmp_path, {"id": "a", "messages": CHAT, "references": log, "withdrawn": log})
+    (dialogue,) = corpus.dialogues
+    assert [r.name for r in dialogue.references] == ["book"] and dialogue.withdrawn == ()
+    assert corpus.counters["ignored_keys"] == 2
+
+
 def test_values_keep_their_spelling_as_text(tmp_path: Path) -> None:
     arguments = '{"day": 12.50, "people": ["a", 2, true], "x": {"b": [1]}, "y": false}'
     older = message("assistant", "x", function_call={"name": "book", "arguments": arguments})
@@ -208,6 +226,49 @@ def test_a_log_counts_on_without_the_turns_that_are_empty(tmp_path: Path) -> Non
     record = talk(("user", "hi"), ("agent", " "), ("user", "monday"), ("agent", "ok"), **log)
     corpus = read(tmp_path, record, empty="drop")
     assert corpus.counters["empty_turns"] == 1 and corpus.dialogues[0].references[0].observed_trigger == 2
+
+
+@pytest.mark.parametrize("trigger", [4, 4.0, "4", " 4.0"])
+def test_a_trigger_counts_on_however_it_is_written(tmp_path: Path, trigger: Any) -> None:
+    turns = (("system", "Be kind."), ("user", "hi"), ("assistant", "hello"), ("user", "monday"))
+    log = [{"name": "book", "observed_trigger": trigger}]
+    (dialogue,) = read(tmp_path, talk(*turns, ("assistant", "ok"), references=log)).dialogues
+    assert dialogue.turns[dialogue.references[0].observed_trigger - 1].text == "monday"  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("trigger", [4.5, "soon", "", True, float("nan"), [4], "9" * 5000])
+def test_a_trigger_that_is_no_turn_is_named(tmp_path: Path, trigger: Any) -> None:
+    log = [{"name": "book", "observed_trigger": trigger}]
+    with pytest.raises(SourceError, match=r"chats.jsonl:1: observed_trigger: .* is not the number of a turn"):
+        read(tmp_path, talk(("user", "hi"), ("agent", "ok"), references=log))
+
+
+@pytest.mark.parametrize(
+    "counted", [{"coverage": [1, 2]}, {"value_turns": {"day": 2}}, {"values_seen": 2, "value_turns": {}}]
+)
+def test_turns_that_an_action_counts_on_cannot_be_left_out(tmp_path: Path, counted: dict[str, Any]) -> None:
+    log = {"references": [{"name": "book", "params": {"day": "monday"}, **counted}]}
+    turns = (("user", "monday"), ("assistant", "ok"))
+    assert len(read(tmp_path, talk(*turns, **log)).dialogues[0].references) == 1
+    with pytest.raises(SourceError, match=f"cannot be left out: `{next(iter(counted))}` counts on it"):
+        read(tmp_path, talk(("system", "Be kind."), *turns, **log))
+
+
+@pytest.mark.parametrize(
+    ("amount", "text", "value"),
+    [
+        (50.0, "50 dollars", "50"),
+        (50.0, "$50.00", "50.00"),
+        (12.5, "$12.50", "12.50"),
+        (12.5, "12.5 dollars", "12.5"),
+        (50.0, "fifty", "50"),
+        (12.345, "a lot", "12.345"),
+    ],
+)
+def test_a_number_is_written_as_it_was_said(tmp_path: Path, amount: float, text: str, value: str) -> None:
+    log = [{"name": "pay", "params": {"amount": amount}, "observed_trigger": 1}]
+    (dialogue,) = read(tmp_path, talk(("user", text), ("agent", "ok"), references=log)).dialogues
+    assert dialogue.references[0].params == {"amount": value}
 
 
 def test_a_tool_that_is_not_in_the_catalog(tmp_path: Path) -> None:

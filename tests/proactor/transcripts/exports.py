@@ -45,3 +45,31 @@ def chat(identity: str, *messages: dict[str, Any], **more: Any) -> dict[str, Any
 def says(role: str, content: str | None, *calls: tuple[str, Any]) -> dict[str, Any]:
     made = [{"type": "function", "function": {"name": n, "arguments": json.dumps(a)}} for n, a in calls]
     return {"role": role, "content": content, **({"tool_calls": made} if made else {})}
+
+
+BOOK = {
+    "type": "function",
+    "x-effect": "read",
+    "function": {
+        "name": "book",
+        "description": "Books a table",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "day": {"type": "string", "enum": ["monday", "friday"]},
+                "people": {"type": "integer"},
+                "tags": {"type": "array"},
+            },
+        },
+    },
+}
+"""A tool as a chat API takes it."""
+
+
+def conversation(**more: Any) -> dict[str, Any]:
+    """A conversation of another system, with a call of `BOOK`."""
+    log = [
+        {"from": "human", "value": "monday", "mood": 3},
+        {"from": "bot", "value": "ok", "tool_calls": [{"name": "book", "arguments": {"day": "monday"}}]},
+    ]
+    return {"conversation_id": "k", "dialogue": log, **more}

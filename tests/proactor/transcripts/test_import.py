@@ -234,3 +234,30 @@ def test_an_import_with_edits_is_not_replaced(tmp_path: Path, capsys: pytest.Cap
     said = refusal(capsys, "import", file, *NAMES, "--out", tmp_path / "out")
     assert "transcripts.jsonl: exists already" in said
     imported(tmp_path, file, *NAMES, "--force")
+
+
+@pytest.mark.parametrize("name", ["windows.jsonl", "windows.jsonl.gz", "windows.jsonl.partial"])
+def test_windows_would_be_read_instead_of_an_import(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    file = put(tmp_path / "x.csv", CSV)
+    (tmp_path / "out").mkdir()
+    put(tmp_path / "out" / name, "kept")
+    said = refusal(capsys, "import", file, *NAMES, "--out", tmp_path / "out", "--force")
+    assert f"{name}: windows of `proactor annotate`" in said and "--out" in said
+    assert [f.name for f in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_tools_of_an_earlier_import_do_not_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_tools = chat("a", says("user", "hi"), says("assistant", "x", ("find", {})))
+    imported(tmp_path, put(tmp_path / "x.jsonl", lines(with_tools)))
+    assert (tmp_path / "out" / "catalog.json").exists()
+    corpus, _ = imported(tmp_path, put(tmp_path / "x.csv", CSV), *NAMES, "--force")
+    assert len(corpus.catalog) == 0 and not (tmp_path / "out" / "catalog.json").exists()
+    assert "catalog.json of an earlier import is removed" in capsys.readouterr().out
+
+
+def test_a_conversation_knows_its_subject_in_any_form(tmp_path: Path) -> None:
+    record = chat("k", says("user", "hi"), says("assistant", "yes"), topic="shop")
+    file = put(tmp_path / "x.jsonl", lines(record))
+    assert imported(tmp_path, file, "--columns", "domain=topic")[0].dialogues[0].domain == "shop"

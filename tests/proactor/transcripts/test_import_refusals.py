@@ -44,6 +44,12 @@ from tests.proactor.transcripts.exports import CSV, NAMES, chat, imported, lines
         ("x.csv", CSV, ("--form", "poem"), "form: Input should be"),
         ("x.csv", CSV, ("--option", "colour=red", *NAMES), "--option colour: no key of the mapping"),
         ("x.csv", CSV.replace("caller", "bot"), (), "none has user turns; --speakers user=NAME"),
+        (
+            "x.jsonl",
+            lines(chat("a", says("user", "hi"))),
+            ("--columns", "order=at"),
+            "columns: order: not read in the form chat, which has names of its own; --form conversations",
+        ),
         ("x.jsonl", lines({"id": "a", "messages": 3}), (), "x.jsonl:1: `messages` is not a list"),
     ],
 )
