@@ -14,7 +14,7 @@ from bench.learning import recorded_config, training_seconds
 from bench.records import stamp
 from proactor.environments.gyms.players import players
 from proactor.episode_config import EpisodeConfig
-from proactor.methods.user_metrics import Outcome, hypervolume_gain, intervals, paired_change
+from proactor.methods.user_metrics import Outcome, hypervolume_gain, intervals, metrics, paired_change
 from proactor.scoring.bootstrap import Interval
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episode_pairs import read_tested, scripted_outcomes
@@ -84,11 +84,8 @@ def flat(of_arm: Outcomes) -> list[Outcome]:
 
 def point(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """One run's place: its mean score and U."""
-    count = len(outcomes)
-    return {
-        "score": sum(o.score for o in outcomes) / count,
-        "user_actions": sum(o.user_actions for o in outcomes) / count,
-    }
+    values = metrics(outcomes)
+    return {key: values[key] for key in ("score", "user_actions")}
 
 
 def run_facts(runs: Mapping[int, Run]) -> dict[str, Any]:

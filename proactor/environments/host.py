@@ -63,15 +63,17 @@ class HostConfig(Config):
 class Answer:
     """What a turn led to: an observation for each call that ran, and the last one's reward.
 
+    ``ran``: the calls that ran, one that failed too; ``user_involved``: how many of them involved the user.
     ``ending`` is None while the episode goes on; ``error`` is one line where the environment failed.
     """
 
     observations: tuple[str, ...] = ()
     reward: float = 0.0
-    user_involved: bool = False
+    user_involved: int = 0
     ending: Ending | None = None
     error: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    ran: int = 0
 
     @property
     def feedback(self) -> str:
@@ -81,7 +83,14 @@ class Answer:
     def turn(self, calls: Sequence[Call], action: Span, observation: Span) -> Turn:
         """The episode's record of the turn: the calls that were read, and where its tokens are."""
         return Turn(
-            tuple(calls), action, observation, self.feedback, self.reward, self.user_involved, self.info
+            tuple(calls),
+            action,
+            observation,
+            self.feedback,
+            self.reward,
+            self.user_involved,
+            self.info,
+            ran=self.ran,
         )
 
 
@@ -117,22 +126,22 @@ class HostedEpisode:
 
     async def _run(self, calls: Sequence[Call]) -> Answer:
         observations: list[str] = []
-        involved = False
+        involved = ran = 0
         outcome, ending = Outcome(""), cast("Ending | None", None)
-        for place, call in enumerate(calls):
-            involved |= call.verb in self.user_verbs
+        for ran, call in enumerate(calls, start=1):
+            involved += call.verb in self.user_verbs
             try:
                 outcome = checked(await self._host.measured(self._worker.step(call)))
             except (Failed, Overdue) as error:
                 ending = self._host.count_failure(error)
-                return Answer(tuple(observations), 0.0, involved, ending, f"{self.task}: {error}")
+                return Answer(tuple(observations), 0.0, involved, ending, f"{self.task}: {error}", ran=ran)
             observations.append(self._host.shown(outcome))
             if outcome.ended:
-                self._host.counters["calls_after_end"] += len(calls) - place - 1
+                self._host.counters["calls_after_end"] += len(calls) - ran
                 break
         if outcome.ended:
             ending = "terminated" if outcome.terminated else "truncated"
-        return Answer(tuple(observations), float(outcome.reward), involved, ending, "", outcome.info)
+        return Answer(tuple(observations), float(outcome.reward), involved, ending, "", outcome.info, ran)
 
     async def begin(self) -> None:
         """Build and reset the environment; where that fails, the episode has ended before its first turn."""

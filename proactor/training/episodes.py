@@ -184,7 +184,7 @@ class Arena:
 
     def evaluate(self, tasks: Sequence[str], name: str) -> tuple[Row, list[Outcome], list[Row]]:
         """Play each task once over all ranks: metrics under ``eval_*``, the outcomes, and the
-        episodes as rows.
+        episodes as rows. Says how many failed, which are in no metric.
         """
         with self.engine.together("evaluation"):
             groups, events = self.play(tasks, n=1, iteration=EVALUATION, epoch=0, evaluating=True, name=name)
@@ -196,6 +196,10 @@ class Arena:
         outcomes = [outcome for outcome, _ in everyone]
         episodes = [row for _, row in everyone]
         endings = Counter(row["ending"] for row in episodes)
+        if failed := sum(outcome.failed for outcome in outcomes):
+            why = next(filter(None, (row["error"] for row in episodes)), "")
+            lost = f"{failed} of {len(episodes)} episodes failed and are in no metric"
+            self.ui.say(f"{name}: {lost}{why and f' ({why})'}")
         asked = {name: count for name, count in events.items() if name.startswith("user/")}
         return (
             {

@@ -31,8 +31,6 @@ from proactor.methods.stepagent import StepAgent
 from proactor.methods.turn_credit import TurnCredit
 
 Method = TurnCredit | BAO | InfoPO | AgentOmit | SAND | StepAgent
-FAILED = ("error", "timeout", "cancelled")
-"""Endings that are not the agent's: such an episode says nothing about what it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,7 @@ class Credit:
     ) -> tuple[list[Group], Counter[str]]:
         """Groups to train on, and what was left out.
 
-        ``episodes_failed`` (`FAILED`), ``episodes_without_turns``; ``groups_too_small``: fewer than two
+        ``episodes_failed`` (`Episode.failed`), ``episodes_without_turns``; ``groups_too_small``: fewer than two
         episodes are left to compare. ``groups_with_spread`` and ``groups_without_spread``: the groups
         returned; `Engine.train` computes nothing for those whose advantages are all 0. Every sample's reward
         is its episode's score. Raises ProactorError for rewards that the method refuses.
@@ -97,7 +95,7 @@ class Credit:
         left_out = Counter[str]()
         kept: list[list[Episode]] = []
         for episodes in played:
-            fine = [e for e in episodes if e.ending not in FAILED]
+            fine = [e for e in episodes if not e.failed]
             acted = compared(episodes)
             left_out["episodes_failed"] += len(episodes) - len(fine)
             left_out["episodes_without_turns"] += len(fine) - len(acted)
@@ -171,7 +169,7 @@ class Credit:
 
 def compared(episodes: Sequence[Episode]) -> list[Episode]:
     """Those of a group that say something about the agent."""
-    return [episode for episode in episodes if episode.ending not in FAILED and episode.turns]
+    return [episode for episode in episodes if not episode.failed and episode.turns]
 
 
 def frame(chat: ToolChat) -> tuple[int, int]:

@@ -69,6 +69,15 @@ def test_of_several_calls_all_run_and_the_last_reward_counts() -> None:
     assert answers[0].feedback == "answer 1\naction 2" and host.counters["several_calls"] == 1
 
 
+def test_user_actions_are_counted_by_the_calls_that_ran() -> None:
+    answers, _ = play("fine", [ANSWER, ACTION], [ANSWER, ANSWER, ANSWER])
+    assert [(a.ran, a.user_involved) for a in answers] == [(2, 1), (1, 1)]
+    turns = [a.turn([ANSWER] * 3, (0, 1), (1, 1)) for a in answers]
+    assert [turn.actions for turn in turns] == [2, 1] and Answer().turn([], (0, 1), (1, 1)).actions == 1
+    failed, _ = play("raises", [ACTION, ANSWER, ANSWER])
+    assert (failed[0].ran, failed[0].user_involved, failed[0].ending) == (2, 1, "error")
+
+
 def test_calls_after_the_one_that_ended_the_episode_do_not_run() -> None:
     answers, host = play("fine", [ACTION] * 5)
     assert len(answers[0].observations) == 3 and answers[0].reward == 0.3
