@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from proactor.dialogue.parse import split_thought
 from proactor.endpoint import Endpoint
 from proactor.environments.errors import GymError
 from proactor.event_loop import BackgroundLoop
@@ -44,7 +45,9 @@ class UserModel(ABC):
         self._lock = threading.Lock()
 
     def reply(self, question: str) -> str:
-        """The answer to a message; raises where there is none, which ends the episode that asked."""
+        """The answer to a message, without a thought: empty where that did not end. Raises where there is
+        none, which ends the episode that asked.
+        """
         began = time.perf_counter()
         try:
             return self._answer(question)
@@ -139,7 +142,9 @@ class EndpointUser(UserModel):
 
     def _answer(self, question: str) -> str:
         messages = [{"role": "user", "content": question}]
-        return self._loop.submit(self.endpoint.reply(messages, seed=0, max_tokens=self.max_tokens)).result()
+        asked = self.endpoint.reply(messages, seed=0, max_tokens=self.max_tokens)
+        _, answer = split_thought(self._loop.submit(asked).result())
+        return "" if answer.startswith("<think>") else answer  # what was cut off while thinking is a draft
 
     def _counted(self) -> Mapping[str, int]:
         return self.endpoint.counters

@@ -89,6 +89,20 @@ def test_an_endpoint_answers_many_threads() -> None:
     assert not any(thread.name == "user" for thread in threading.enumerate())
 
 
+def test_an_endpoint_answers_without_its_thought() -> None:
+    """Its draft is no answer, and what was cut off while it thought is none either."""
+    answers = {
+        "whole": "<think>A perfect answer gets [1].</think>\n[0]",
+        "begun by the template": "Could it be yes? It is a stone.</think> No.",
+        "cut": "<think>It would be accepted",
+        "plain": "[0]",
+    }
+    with FakeEndpoint(otherwise=computed(lambda body: answers[body["messages"][0]["content"]])) as fake:
+        user = build_user({"kind": "endpoint", "model": "m", "base_url": fake.url})
+        assert [user.reply(question) for question in answers] == ["[0]", "No.", "", "[0]"]
+        user.close()
+
+
 def test_an_endpoint_that_fails_raises_in_one_line() -> None:
     with FakeEndpoint(otherwise=computed(lambda body: "")) as fake:
         user = build_user({"kind": "endpoint", "model": "m", "base_url": fake.url})
