@@ -41,11 +41,12 @@ def record_of(
     gym, parts = open_tasks(base)
     played = scripted(base)
     pairs = {"new": (experiment.new, experiment.old), **experiment.also} if experiment.new else {}
-    gains = {name: gain(outcomes, *sides, horizon=gym.max_turns) for name, sides in pairs.items()}
+    horizon = base.environment.host.turns(gym)
+    gains = {name: gain(outcomes, *sides, horizon=horizon) for name, sides in pairs.items()}
     return {
         **stamp(),
         "gym": gym.name,
-        "horizon": gym.max_turns,
+        "horizon": horizon,
         "tasks": len(parts.test),
         "arms": {
             name: {
@@ -74,7 +75,8 @@ def scripted(base: EpisodeConfig) -> dict[str, list[Outcome]]:
     """The outcomes of the scripted players on the test tasks. Raises ConfigError where there are none."""
     gym, parts = open_tasks(base)
     made = players(Demonstrations.check(gym))
-    return {name: scripted_outcomes(gym, parts.test, one, base.eval.success) for name, one in made.items()}
+    worlds, success, host = [(task, 0) for task in parts.test], base.eval.success, base.environment.host
+    return {name: scripted_outcomes(gym, worlds, one, success, host) for name, one in made.items()}
 
 
 def flat(of_arm: Outcomes) -> list[Outcome]:

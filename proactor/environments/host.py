@@ -48,7 +48,7 @@ class HostConfig(Config):
     ``workers``: in threads of this process, or each in a process of its own, which suits environments that
     seed or draw from global generators while they wait, or that hang. ``isolate_random`` (threads): give each
     environment streams of its own for the global generators; one runs at a time then. ``in_flight``: most
-    calls at once. ``timeout``: seconds a call may take. ``max_turns``: the gym's where it is not set.
+    calls at once. ``timeout``: seconds a call may take. ``max_turns``: an episode's, below the gym's.
     """
 
     workers: Literal["threads", "processes"] = "threads"
@@ -57,6 +57,14 @@ class HostConfig(Config):
     timeout: float = Field(default=30.0, gt=0)
     max_turns: int | None = Field(default=None, ge=1)
     show_reward: bool = False
+
+    def turns(self, gym: Gym) -> int:
+        """Most turns of an episode of ``gym``: its worlds end at the gym's, whatever is wished for."""
+        return min(self.max_turns or gym.max_turns, gym.max_turns)
+
+    def shown(self, observation: str, reward: float) -> str:
+        """What the agent sees of an observation."""
+        return f"{observation}\nReward: {reward}" if self.show_reward else observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +214,7 @@ class Host:
 
     def __init__(self, gym: Gym, config: HostConfig | None = None) -> None:
         self.gym, self.config = gym, config or HostConfig()
-        self.max_turns = self.config.max_turns or gym.max_turns
+        self.max_turns = self.config.turns(gym)
         self.counters: Counter[str] = Counter()
         self.seconds = 0.0
         self._room = asyncio.Semaphore(self.config.in_flight)
@@ -262,7 +270,7 @@ class Host:
         """What the agent sees of an outcome, with a question mark for what is no UTF-8."""
         observation = valid_utf8(outcome.observation)
         self.counters["repaired_utf8"] += observation != outcome.observation
-        return f"{observation}\nReward: {outcome.reward}" if self.config.show_reward else observation
+        return self.config.shown(observation, outcome.reward)
 
 
 def checked(outcome: object) -> Outcome:

@@ -9,6 +9,7 @@ from typing import Any
 
 from proactor.config_file import load_run
 from proactor.environments.gyms.players import players
+from proactor.environments.host import HostConfig
 from proactor.environments.protocol import Gym
 from proactor.environments.scripted import Script, play
 from proactor.episode_config import EpisodeConfig
@@ -72,14 +73,21 @@ def outcomes_of(folder: Path, tested: BeforeAfter, system: str) -> list[Outcome]
         raise SourceError(
             f"{folder}: no system {system!r}: one of {', '.join(('before', 'after', *scripts))}"
         )
-    return scripted_outcomes(gym, [row.task for row in tested.after], scripts[system], tested.success)
+    worlds = [(row.task, row.seed) for row in tested.after]
+    return scripted_outcomes(gym, worlds, scripts[system], tested.success, config.environment.host)
 
 
 def scripted_outcomes(
-    gym: Gym, tasks: Sequence[str], script: Callable[[str], Script], success: float = 1.0
+    gym: Gym,
+    worlds: Sequence[tuple[str, int]],
+    script: Callable[[str], Script],
+    success: float = 1.0,
+    host: HostConfig | None = None,
 ) -> list[Outcome]:
-    """How a script, made for each task, plays the tasks of a gym; ``success``: as `Episode.solves`."""
-    played = (play(gym, task, script(task)).episode for task in tasks)
+    """How a script, made for each task, plays some worlds of a gym, a (task, seed) each; ``success``: as
+    `Episode.solves`, ``host``: as in `play`.
+    """
+    played = (play(gym, task, script(task), seed, host).episode for task, seed in worlds)
     return [
         replace(Outcome.of(episode, success=success), failed=False)  # a script that gave up was "cancelled"
         for episode in played

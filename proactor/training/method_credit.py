@@ -87,10 +87,10 @@ class Credit:
     ) -> tuple[list[Group], Counter[str]]:
         """Groups to train on, and what was left out.
 
-        ``episodes_failed`` (`Episode.failed`), ``episodes_without_turns``; ``groups_too_small``: fewer than two
-        episodes are left to compare. ``groups_with_spread`` and ``groups_without_spread``: the groups
-        returned; `Engine.train` computes nothing for those whose advantages are all 0. Every sample's reward
-        is its episode's score. Raises ProactorError for rewards that the method refuses.
+        ``episodes_failed``, ``episodes_without_turns``; ``groups_too_small``: fewer than two episodes are
+        left to compare. ``groups_with_spread`` and ``groups_without_spread``: the groups returned;
+        `Engine.train` computes nothing for those whose advantages are all 0. Every sample's reward is its
+        episode's score. Raises ProactorError for rewards that the method refuses.
         """
         left_out = Counter[str]()
         kept: list[list[Episode]] = []

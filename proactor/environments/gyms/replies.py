@@ -13,7 +13,7 @@ _LIST = re.compile(r"\[[^\[\]]*\]")
 
 def said_word(reply: str, words: Mapping[str, str]) -> str | None:
     """Which of ``words`` (names, each with a pattern of its forms) a reply says: the one that it begins with
-    and that stands alone, or else the only one that is mentioned without a negation. None where there is none.
+    and that stands alone, or else the only one that is mentioned without a negation; None where it says none.
     """
     text = reply.lower().strip(_MARKUP + "\n")
     forms = "|".join(f"(?P<{name}>{pattern})" for name, pattern in words.items())

@@ -69,6 +69,13 @@ def test_of_several_calls_all_run_and_the_last_reward_counts() -> None:
     assert answers[0].feedback == "answer 1\naction 2" and host.counters["several_calls"] == 1
 
 
+@pytest.mark.parametrize(("wished", "turns"), [(None, 5), (2, 2), (30, 5)])
+def test_an_episode_has_no_more_turns_than_its_gym_gives(wished: int | None, turns: int) -> None:
+    """Its worlds end there, whatever is wished for: a longer horizon would be wrong."""
+    host = Host(Gym(), HostConfig(max_turns=wished))
+    assert host.max_turns == host.config.turns(host.gym) == turns
+
+
 def test_user_actions_are_counted_by_the_calls_that_ran() -> None:
     answers, _ = play("fine", [ANSWER, ACTION], [ANSWER, ANSWER, ANSWER])
     assert [(a.ran, a.user_involved) for a in answers] == [(2, 1), (1, 1)]
