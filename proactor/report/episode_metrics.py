@@ -22,9 +22,7 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("score", "Score", "the environment's own measure, mean over tasks", share=False),
         Metric("solved", "Solved", "share of the tasks, by the gym's word or a score that reaches success"),
         *(
-            Metric(
-                f"pass_u{k}", f"Pass@U-{k}", f"solved with at most {k} user-involved call{'s' * (k > 1)}"
-            )
+            Metric(f"pass_u{k}", f"Pass@U-{k}", f"solved with at most {k} user-involved call{'s' * (k > 1)}")
             for k in range(1, LARGEST_K + 1)
         ),
     ),

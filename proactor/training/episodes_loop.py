@@ -27,7 +27,7 @@ from proactor.training.episode_rows import sample_rows
 from proactor.training.episodes import Arena, added, open_tasks, open_user
 from proactor.training.expert_steps import ExpertSteps
 from proactor.training.loading import load_start
-from proactor.training.method_credit import Credit
+from proactor.training.method_credit import Credit, check_used
 from proactor.training.origin import origin
 from proactor.training.runs import Run, RunError
 from proactor.training.stages import StageB, Stages
@@ -198,6 +198,7 @@ def train_episodes(
     ``resume``, ``fresh`` and what is raised: as `loop.train`; GymError and ChatError too.
     """
     credit = Credit.of(config.method)  # refuses what cannot work before anything is written
+    check_used(config, credit.method)
     stage_b = config.grpo is not None
     if isinstance(credit.method, SAND):
         stage_b = bool(open_critic(credit.method))

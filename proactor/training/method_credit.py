@@ -14,12 +14,12 @@ from typing import ClassVar
 from pydantic import ValidationError
 
 from proactor.config_base import ConfigError
-from proactor.engine import Engine, Group, ToolChat
+from proactor.engine import GRPO, AdamW, Engine, Group, ToolChat
 from proactor.environments.demonstration import Demonstration
 from proactor.environments.episode import Episode
 from proactor.environments.player import Player
 from proactor.environments.wording import Thinking, Wording
-from proactor.episode_config import MethodOptions
+from proactor.episode_config import EpisodeConfig, MethodOptions
 from proactor.files import settings_problem
 from proactor.methods import agent_omit, bao, infopo, omit_lessons, sand, turn_credit
 from proactor.methods.agent_omit import AgentOmit
@@ -165,6 +165,25 @@ class Credit:
                 gather = partial(engine.gather, phase="information")
                 return infopo.token_advantages(groups, by_group, config, epoch, gather)
         raise AssertionError(f"{type(self.method).__name__} gives no advantages of this form")
+
+
+def check_used(config: EpisodeConfig, method: Method) -> None:
+    """Raise ConfigError for settings that would change nothing: a run would look as if they did."""
+    if isinstance(method, AgentOmit) and method.cold_tasks and config.sft is None and config.start is None:
+        raise ConfigError(
+            f"method.options.cold_tasks: {method.cold_tasks}, and sft=null: what the cold start tries is "
+            "learned in stage A; leave cold_tasks out or add sft"
+        )
+    if not isinstance(method, StepAgent) or method.reward != "implicit" or config.grpo is None:
+        return
+    unused = GRPO.model_fields.keys() - AdamW.model_fields.keys() - {"epochs"}
+    for name in sorted(unused):
+        value, default = getattr(config.grpo, name), type(config.grpo).model_fields[name].default
+        if value != default:
+            raise ConfigError(
+                f"grpo.{name}={value}: stepagent by pairs (method.options.reward=implicit) has a loss of its "
+                f"own, of grpo's the optimizer's settings and epochs alone; leave it at {default}"
+            )
 
 
 def compared(episodes: Sequence[Episode]) -> list[Episode]:

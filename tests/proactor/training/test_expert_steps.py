@@ -28,6 +28,7 @@ from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import Arena
 from proactor.training.episodes_loop import train_episodes
 from proactor.training.expert_steps import ExpertSteps, _of_all
+from proactor.training.method_credit import check_used
 from tests.proactor.training.episodes import PLAY, calling_folder, config
 from tests.proactor.training.test_loop import Asks, assert_equal, rows
 
@@ -179,12 +180,26 @@ def test_the_states_of_all_ranks_stand_in_the_order_of_the_tasks(world: int, lef
 # -- refusals ---
 
 
+def test_by_rewards_all_of_grpo_counts(model: Path, tmp_path: Path) -> None:
+    grpo = {"lr": 1e-2, "beta": 0.1, "minibatches": 2, "clip": "cispo"}
+    check_used(settings(tmp_path, model, "inverse", grpo=grpo), StepAgent(reward="inverse"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"environment": {"gym": "questions", "dev": 2}}, "has no symbolic expert"),
         ({"sft": {"thoughts": True}}, "method.options.thoughts: False, and sft.thoughts is True"),
         ({"method": {"name": "stepagent", "options": {"bta": 1}}}, "unknown key 'bta' of stepagent (known"),
+        *(
+            ({"grpo": {"lr": 1e-2, **option}}, f"{said}: stepagent by pairs")
+            for said, option in (
+                ("grpo.beta=0.1", {"beta": 0.1}),
+                ("grpo.clip=cispo", {"clip": "cispo"}),
+                ("grpo.entropy_bonus=0.01", {"entropy_bonus": 0.01, "epochs": 2, "warmup": 3}),
+                ("grpo.minibatches=4", {"minibatches": 4, "normalizer": "samples"}),
+            )
+        ),
     ],
 )
 def test_what_cannot_teach_is_refused_before_anything_is_written(
