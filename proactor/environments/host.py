@@ -48,7 +48,9 @@ class HostConfig(Config):
     ``workers``: in threads of this process, or each in a process of its own, which suits environments that
     seed or draw from global generators while they wait, or that hang. ``isolate_random`` (threads): give each
     environment streams of its own for the global generators; one runs at a time then. ``in_flight``: most
-    calls at once. ``timeout``: seconds a call may take. ``max_turns``: an episode's, below the gym's.
+    calls at once. ``timeout``: seconds a call may take, without its wait in an endpoint's line; where a
+    config does not set it, those of a user's attempts are added (`patient`). ``max_turns``: of an episode,
+    where the gym gives more.
     """
 
     workers: Literal["threads", "processes"] = "threads"
@@ -57,6 +59,12 @@ class HostConfig(Config):
     timeout: float = Field(default=30.0, gt=0)
     max_turns: int | None = Field(default=None, ge=1)
     show_reward: bool = False
+
+    def patient(self, seconds: float) -> HostConfig:
+        """With so much more time for a call, unless a config says how much it has."""
+        if "timeout" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"timeout": self.timeout + seconds})
 
     def turns(self, gym: Gym) -> int:
         """Most turns of an episode of ``gym``: its worlds end at the gym's, whatever is wished for."""
@@ -219,6 +227,7 @@ class Host:
         self.seconds = 0.0
         self._room = asyncio.Semaphore(self.config.in_flight)
         self._idle: list[Worker] = []
+        self._closed = False
 
     async def begin(self, task: str, seed: int) -> HostedEpisode:
         """A new episode of a task. It has ended already where its environment cannot be had."""
@@ -236,7 +245,8 @@ class Host:
         self.close()
 
     def close(self) -> None:
-        """End the processes that no episode uses."""
+        """End the processes that no episode uses; those that one still uses end with it."""
+        self._closed = True
         while self._idle:
             self._idle.pop().end(reusable=False)
 
@@ -247,7 +257,7 @@ class Host:
 
     def take_back(self, worker: Worker, reusable: bool) -> None:
         """A worker whose episode is over."""
-        worker.end(reusable)
+        worker.end(reusable and not self._closed)
         if isinstance(worker, ProcessWorker) and worker.alive:
             self._idle.append(worker)
 

@@ -155,7 +155,8 @@ class Arena:
     ) -> tuple[T, Row]:
         """What ``work`` returns, given the method's player in a session; and the counters as `play`."""
         options = self.config.environment
-        host_config, play_config = options.host, options.play
+        patience = self.user.patience if self.user is not None else 0.0
+        host_config, play_config = options.host.patient(patience), options.play
         if evaluating:
             host_config, play_config = _evaluating(host_config, play_config, self.config.eval.temperature)
 

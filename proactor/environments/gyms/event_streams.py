@@ -135,7 +135,7 @@ class EventsWorld:
 def read_verdict(answer: str) -> bool | None:
     """Whether a judge accepts; None where it says neither, both, or only that it does not."""
     said = said_word(answer, {"accept": "accept(?:ed|s|able)?", "reject": "reject(?:ed|s)?"})
-    return said and said == "accept"
+    return None if said is None else said == "accept"
 
 
 class EventsGym:
