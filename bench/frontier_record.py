@@ -14,7 +14,7 @@ from bench.learning import recorded_config, training_seconds
 from bench.records import stamp
 from proactor.environments.gyms.players import players
 from proactor.episode_config import EpisodeConfig
-from proactor.methods.user_metrics import Outcome, hypervolume_gain, intervals, paired_change
+from proactor.methods.user_metrics import Outcome, hypervolume_gain, intervals, metrics, paired_change
 from proactor.scoring.bootstrap import Interval
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episode_pairs import read_tested, scripted_outcomes
@@ -41,11 +41,12 @@ def record_of(
     gym, parts = open_tasks(base)
     played = scripted(base)
     pairs = {"new": (experiment.new, experiment.old), **experiment.also} if experiment.new else {}
-    gains = {name: gain(outcomes, *sides, horizon=gym.max_turns) for name, sides in pairs.items()}
+    horizon = base.environment.host.turns(gym)
+    gains = {name: gain(outcomes, *sides, horizon=horizon) for name, sides in pairs.items()}
     return {
         **stamp(),
         "gym": gym.name,
-        "horizon": gym.max_turns,
+        "horizon": horizon,
         "tasks": len(parts.test),
         "arms": {
             name: {
@@ -74,7 +75,8 @@ def scripted(base: EpisodeConfig) -> dict[str, list[Outcome]]:
     """The outcomes of the scripted players on the test tasks. Raises ConfigError where there are none."""
     gym, parts = open_tasks(base)
     made = players(Demonstrations.check(gym))
-    return {name: scripted_outcomes(gym, parts.test, one, base.eval.success) for name, one in made.items()}
+    worlds, success, host = [(task, 0) for task in parts.test], base.eval.success, base.environment.host
+    return {name: scripted_outcomes(gym, worlds, one, success, host) for name, one in made.items()}
 
 
 def flat(of_arm: Outcomes) -> list[Outcome]:
@@ -84,11 +86,8 @@ def flat(of_arm: Outcomes) -> list[Outcome]:
 
 def point(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """One run's place: its mean score and U."""
-    count = len(outcomes)
-    return {
-        "score": sum(o.score for o in outcomes) / count,
-        "user_actions": sum(o.user_actions for o in outcomes) / count,
-    }
+    values = metrics(outcomes)
+    return {key: values[key] for key in ("score", "user_actions")}
 
 
 def run_facts(runs: Mapping[int, Run]) -> dict[str, Any]:

@@ -13,13 +13,17 @@ from proactor.dialogue.parse import Parsed, parse
 
 @dataclass(frozen=True)
 class Candidates:
-    """The K answers to one decision: after ``turn``, with ``board`` shown and ``tools`` on offer."""
+    """The K answers to one decision: after ``turn``, with ``board`` shown and ``tools`` on offer.
+
+    ``prompts``: what each was drawn after, as text; empty where that is not known.
+    """
 
     dialogue: Dialogue
     turn: int
     texts: tuple[str, ...]
     tools: Catalog
     board: Board = EMPTY
+    prompts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)

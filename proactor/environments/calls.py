@@ -70,10 +70,18 @@ def plain(call: Call) -> Call:
 
 
 def canonical(call: Call) -> tuple[str, str, str]:
-    """Equal for calls that differ in case, white space or the order of arguments alone.
+    """Equal for calls that differ in case, white space or the order of arguments alone, at any depth.
 
     The arguments of a call with content are that content again (`read_call`).
     """
     if call.content:
-        return call.verb, " ".join(call.content.casefold().split()), ""
-    return call.verb, "", repr(sorted(call.arguments.items()))
+        return call.verb, _canonical(call.content), ""
+    return call.verb, "", repr(sorted((key, _canonical(value)) for key, value in call.arguments.items()))
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, str):
+        return " ".join(value.casefold().split())
+    if isinstance(value, Mapping):
+        return {key: _canonical(value[key]) for key in sorted(value, key=str)}
+    return [_canonical(one) for one in value] if isinstance(value, list | tuple) else value

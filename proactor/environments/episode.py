@@ -19,6 +19,9 @@ Ending = Literal[
 an environment that raised or did not answer in time; the caller.
 """
 
+FAILED = frozenset[Ending]({"error", "timeout", "cancelled"})
+"""Endings that are not the agent's: such an episode says nothing about what it did."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -28,6 +31,7 @@ class Turn:
     one's. ``action`` and ``observation`` are token spans of the episode's sample; the second is empty after
     the last turn. ``said``: what the reply held beside its calls, thoughts included. ``context``: the ids
     that the turn was drawn after, where a method edits the history; None: those of the sample before it.
+    ``ran``: how many of the calls ran (None: all), ``user_involved``: how many of these involved the user.
     """
 
     calls: tuple[Call, ...]
@@ -35,15 +39,26 @@ class Turn:
     observation: Span
     feedback: str = ""
     reward: float = 0.0
-    user_involved: bool = False
+    user_involved: int = 0
     info: Mapping[str, Any] = field(default_factory=dict)
     said: str = ""
     context: tuple[int, ...] | None = None
+    ran: int | None = None
+
+    @property
+    def actions(self) -> int:
+        """Actions of the agent: see `actions_of`."""
+        return actions_of(len(self.calls) if self.ran is None else self.ran)
 
     @property
     def verb(self) -> str:
         """The last call's verb; "" where the reply held none."""
         return self.calls[-1].verb if self.calls else ""
+
+
+def actions_of(ran: int) -> int:
+    """The actions of a turn of which so many calls ran: those, and a reply without a call is one too."""
+    return max(1, ran)
 
 
 def last_info(turns: Sequence[Turn]) -> dict[str, Any]:
@@ -89,9 +104,19 @@ class Episode:
         return [turn.reward for turn in self.turns]
 
     @property
+    def failed(self) -> bool:
+        """Whether it ended as no agent ends it (`FAILED`)."""
+        return self.ending in FAILED
+
+    @property
     def user_actions(self) -> int:
-        """U: turns that involved the user."""
+        """U: actions that involved the user."""
         return sum(turn.user_involved for turn in self.turns)
+
+    @property
+    def actions(self) -> int:
+        """All actions: calls that ran, and replies without a call."""
+        return sum(turn.actions for turn in self.turns)
 
     @property
     def tokens(self) -> int:

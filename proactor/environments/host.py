@@ -48,7 +48,9 @@ class HostConfig(Config):
     ``workers``: in threads of this process, or each in a process of its own, which suits environments that
     seed or draw from global generators while they wait, or that hang. ``isolate_random`` (threads): give each
     environment streams of its own for the global generators; one runs at a time then. ``in_flight``: most
-    calls at once. ``timeout``: seconds a call may take. ``max_turns``: the gym's where it is not set.
+    calls at once. ``timeout``: seconds a call may take, without its wait in an endpoint's line; where a
+    config does not set it, those of a user's attempts are added (`patient`). ``max_turns``: of an episode,
+    where the gym gives more.
     """
 
     workers: Literal["threads", "processes"] = "threads"
@@ -58,20 +60,36 @@ class HostConfig(Config):
     max_turns: int | None = Field(default=None, ge=1)
     show_reward: bool = False
 
+    def patient(self, seconds: float) -> HostConfig:
+        """With so much more time for a call, unless a config says how much it has."""
+        if "timeout" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"timeout": self.timeout + seconds})
+
+    def turns(self, gym: Gym) -> int:
+        """Most turns of an episode of ``gym``: its worlds end at the gym's, whatever is wished for."""
+        return min(self.max_turns or gym.max_turns, gym.max_turns)
+
+    def shown(self, observation: str, reward: float) -> str:
+        """What the agent sees of an observation."""
+        return f"{observation}\nReward: {reward}" if self.show_reward else observation
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a turn led to: an observation for each call that ran, and the last one's reward.
 
+    ``ran``: the calls that ran, one that failed too; ``user_involved``: how many of them involved the user.
     ``ending`` is None while the episode goes on; ``error`` is one line where the environment failed.
     """
 
     observations: tuple[str, ...] = ()
     reward: float = 0.0
-    user_involved: bool = False
+    user_involved: int = 0
     ending: Ending | None = None
     error: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    ran: int = 0
 
     @property
     def feedback(self) -> str:
@@ -81,7 +99,14 @@ class Answer:
     def turn(self, calls: Sequence[Call], action: Span, observation: Span) -> Turn:
         """The episode's record of the turn: the calls that were read, and where its tokens are."""
         return Turn(
-            tuple(calls), action, observation, self.feedback, self.reward, self.user_involved, self.info
+            tuple(calls),
+            action,
+            observation,
+            self.feedback,
+            self.reward,
+            self.user_involved,
+            self.info,
+            ran=self.ran,
         )
 
 
@@ -117,22 +142,22 @@ class HostedEpisode:
 
     async def _run(self, calls: Sequence[Call]) -> Answer:
         observations: list[str] = []
-        involved = False
+        involved = ran = 0
         outcome, ending = Outcome(""), cast("Ending | None", None)
-        for place, call in enumerate(calls):
-            involved |= call.verb in self.user_verbs
+        for ran, call in enumerate(calls, start=1):
+            involved += call.verb in self.user_verbs
             try:
                 outcome = checked(await self._host.measured(self._worker.step(call)))
             except (Failed, Overdue) as error:
                 ending = self._host.count_failure(error)
-                return Answer(tuple(observations), 0.0, involved, ending, f"{self.task}: {error}")
+                return Answer(tuple(observations), 0.0, involved, ending, f"{self.task}: {error}", ran=ran)
             observations.append(self._host.shown(outcome))
             if outcome.ended:
-                self._host.counters["calls_after_end"] += len(calls) - place - 1
+                self._host.counters["calls_after_end"] += len(calls) - ran
                 break
         if outcome.ended:
             ending = "terminated" if outcome.terminated else "truncated"
-        return Answer(tuple(observations), float(outcome.reward), involved, ending, "", outcome.info)
+        return Answer(tuple(observations), float(outcome.reward), involved, ending, "", outcome.info, ran)
 
     async def begin(self) -> None:
         """Build and reset the environment; where that fails, the episode has ended before its first turn."""
@@ -197,11 +222,12 @@ class Host:
 
     def __init__(self, gym: Gym, config: HostConfig | None = None) -> None:
         self.gym, self.config = gym, config or HostConfig()
-        self.max_turns = self.config.max_turns or gym.max_turns
+        self.max_turns = self.config.turns(gym)
         self.counters: Counter[str] = Counter()
         self.seconds = 0.0
         self._room = asyncio.Semaphore(self.config.in_flight)
         self._idle: list[Worker] = []
+        self._closed = False
 
     async def begin(self, task: str, seed: int) -> HostedEpisode:
         """A new episode of a task. It has ended already where its environment cannot be had."""
@@ -219,7 +245,8 @@ class Host:
         self.close()
 
     def close(self) -> None:
-        """End the processes that no episode uses."""
+        """End the processes that no episode uses; those that one still uses end with it."""
+        self._closed = True
         while self._idle:
             self._idle.pop().end(reusable=False)
 
@@ -230,7 +257,7 @@ class Host:
 
     def take_back(self, worker: Worker, reusable: bool) -> None:
         """A worker whose episode is over."""
-        worker.end(reusable)
+        worker.end(reusable and not self._closed)
         if isinstance(worker, ProcessWorker) and worker.alive:
             self._idle.append(worker)
 
@@ -253,7 +280,7 @@ class Host:
         """What the agent sees of an outcome, with a question mark for what is no UTF-8."""
         observation = valid_utf8(outcome.observation)
         self.counters["repaired_utf8"] += observation != outcome.observation
-        return f"{observation}\nReward: {outcome.reward}" if self.config.show_reward else observation
+        return self.config.shown(observation, outcome.reward)
 
 
 def checked(outcome: object) -> Outcome:

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from proactor.engine import Sample
 from proactor.environments.episode import Ending, Episode, Turn, last_info
+from proactor.environments.host import HostConfig
 from proactor.environments.protocol import Call, Gym, Opening
 
 
@@ -57,9 +58,14 @@ class Played:
     moves: list[Move]
 
 
-def play(gym: Gym, task: str, script: Script, seed: int = 0) -> Played:
-    """Play a task to its end, or until the script gives up (`Episode.ending` "cancelled")."""
-    world = gym.make(task)
+def play(gym: Gym, task: str, script: Script, seed: int = 0, host: HostConfig | None = None) -> Played:
+    """Play a task to its end, or until the script gives up (`Episode.ending` "cancelled").
+
+    ``host``: as an agent plays there, with its turns at most and its reward line in what is recorded; the
+    script itself sees none.
+    """
+    host = host or HostConfig()
+    world, most = gym.make(task), host.turns(gym)
     opening = world.reset(seed)
     if isinstance(script, Reader):
         script.read(opening)
@@ -75,11 +81,11 @@ def play(gym: Gym, task: str, script: Script, seed: int = 0) -> Played:
         script.see(move.call, outcome.observation)
         moves.append(move)
         involved = move.call.verb in world.user_verbs
-        told, reward = outcome.observation, outcome.reward
+        told, reward = host.shown(outcome.observation, outcome.reward), outcome.reward
         turns.append(Turn((move.call,), (0, 0), (0, 0), told, reward, involved, outcome.info))
         if outcome.ended:
             ending = "terminated" if outcome.terminated else "truncated"
-        elif len(turns) >= gym.max_turns:
+        elif len(turns) >= most:
             ending = "turns"
     nothing, info = Sample([], []), last_info(turns)
-    return Played(Episode(gym.name, task, seed, nothing, turns, ending, gym.max_turns, info=info), moves)
+    return Played(Episode(gym.name, task, seed, nothing, turns, ending, most, info=info), moves)

@@ -20,7 +20,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from proactor.dialogue.parse import split_thought
 from proactor.endpoint import Endpoint
+from proactor.environments.clock import in_line
 from proactor.environments.errors import GymError
 from proactor.event_loop import BackgroundLoop
 from proactor.kinds import build_kind
@@ -44,7 +46,9 @@ class UserModel(ABC):
         self._lock = threading.Lock()
 
     def reply(self, question: str) -> str:
-        """The answer to a message; raises where there is none, which ends the episode that asked."""
+        """The answer to a message, without a thought: empty where that did not end. Raises where there is
+        none, which ends the episode that asked.
+        """
         began = time.perf_counter()
         try:
             return self._answer(question)
@@ -74,6 +78,11 @@ class UserModel(ABC):
 
     def close(self) -> None:  # noqa: B027
         """End the connections."""
+
+    @property
+    def patience(self) -> float:
+        """Seconds that an answer may take by the model's own rules once its turn has come; 0: it has none."""
+        return 0.0
 
     @abstractmethod
     def _answer(self, question: str) -> str: ...
@@ -119,13 +128,20 @@ class EngineUser(UserModel):
 
 class EndpointUser(UserModel):
     """A model behind an OpenAI-compatible endpoint; ``options`` are fields of `Endpoint`. An answer that is
-    not had after the retries ends the episode that asked.
+    not had after the retries ends the episode that asked. Questions beyond the endpoint's ``concurrency``
+    wait in line, which no environment is blamed for.
     """
 
     def __init__(self, endpoint: Endpoint, max_tokens: int = MOST_TOKENS) -> None:
         super().__init__(max_tokens)
         self.endpoint = endpoint
-        self._loop = BackgroundLoop("user")
+        self._loop, self._slots = BackgroundLoop("user"), threading.Semaphore(endpoint.concurrency)
+
+    @property
+    def patience(self) -> float:
+        """All attempts and the longest waits between them."""
+        e = self.endpoint
+        return e.attempts * e.timeout + (e.attempts - 1) * e.longest_wait
 
     def check(self) -> None:
         """See `UserModel`."""
@@ -139,7 +155,15 @@ class EndpointUser(UserModel):
 
     def _answer(self, question: str) -> str:
         messages = [{"role": "user", "content": question}]
-        return self._loop.submit(self.endpoint.reply(messages, seed=0, max_tokens=self.max_tokens)).result()
+        with in_line():
+            self._slots.acquire()
+        try:
+            asked = self.endpoint.reply(messages, seed=0, max_tokens=self.max_tokens)
+            said = self._loop.submit(asked).result()
+        finally:
+            self._slots.release()
+        _, answer = split_thought(said)
+        return "" if answer.startswith("<think>") else answer  # what was cut off while thinking is a draft
 
     def _counted(self) -> Mapping[str, int]:
         return self.endpoint.counters

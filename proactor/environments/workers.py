@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
 from proactor.engine import printable
+from proactor.environments.clock import Clock
 from proactor.environments.errors import GymError
 from proactor.environments.global_random import RandomStream, seed_globals
 from proactor.environments.protocol import Call, Environment, Opening, Outcome
@@ -25,6 +26,8 @@ from proactor.environments.protocol import Call, Environment, Opening, Outcome
 Result = TypeVar("Result")
 START = 300.0
 """Seconds that a process may take to start, which no environment is blamed for."""
+SHORTEST = 0.01
+"""Seconds between two looks at a clock that may stand."""
 Make = Callable[[], Environment]
 
 
@@ -135,10 +138,10 @@ class ThreadWorker:
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         stream, loop = self._stream, asyncio.get_running_loop()
-        runs = asyncio.Event()
+        runs, clock = asyncio.Event(), Clock(self.timeout)
 
         def alone() -> Result:
-            with stream.lent() if stream else nullcontext():
+            with stream.lent() if stream else nullcontext(), clock.here():
                 loop.call_soon_threadsafe(runs.set)
                 return work()
 
@@ -147,9 +150,12 @@ class ThreadWorker:
         try:
             # A wait for the generators is no fault of this environment: each use of them ends in time.
             await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            return await asyncio.wait_for(task, self.timeout)
-        except TimeoutError:
-            raise Overdue(f"no answer within {self.timeout:g} s") from None
+            clock.start()
+            while not task.done() and (left := clock.left()) > 0:
+                await asyncio.wait({task}, timeout=max(left, SHORTEST))
+            if not task.done():
+                raise Overdue(f"no answer within {self.timeout:g} s")
+            return task.result()
         finally:
             waiting.cancel()
             if not task.done() or task.cancelled():  # overdue, or the caller was cancelled

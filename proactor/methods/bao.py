@@ -8,13 +8,14 @@ and coefficients are unpublished, and no code was found, so what follows is our 
     S_i   = trajectory score of r_t - pen_t;  A_i = S_i normalised over the group
     A_t   = A_i w_t n / sum(w) - kappa (h_t - mean of h over the group's turns)
 
-u_t: the turn involved the user; c_t: so did the turn before it; x_t: the last turn of an episode that ran out
-of tokens at turn T' of T without success. w_t: UserRL's turn credit of the rewards r_t, *not* of the shaped
-ones: those may add up to less than 0, and the sign of every advantage would turn around. h_t: c_t or x_t,
-where the term has a price. The user price w is not in h: charged turn by turn it would punish the right
-answer. The local term is not divided by the scores' deviation, which near-equal scores would blow up.
+u_t: the turn's calls that involved the user; c_t: there were some, and in the turn before it too; x_t: the
+last turn of an episode that ran out of tokens at turn T' of T without success. w_t: UserRL's turn credit of
+the rewards r_t, *not* of the shaped ones: those may add up to less than 0, and the sign of every advantage
+would turn around. h_t: c_t or x_t, where the term has a price. The user price w is not in h: charged turn by
+turn it would punish the right answer. The local term is not divided by the scores' deviation, which
+near-equal scores would blow up.
 
-Which turns involve the user is for the environment to say (`Turn.user_involved`).
+Which calls involve the user is for the environment to say (`Turn.user_involved`).
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def objective(episode: Episode, user_price: float) -> float:
 
 def consecutive(episode: Episode) -> list[bool]:
     """Whether each turn involved the user right after one that did; never the first."""
-    involved = [turn.user_involved for turn in episode.turns]
+    involved = [turn.user_involved > 0 for turn in episode.turns]
     return [now and before for before, now in zip([False, *involved], involved, strict=False)]
 
 

@@ -41,10 +41,10 @@ Calls = tuple[Call, ...]
 """What a turn does."""
 MOST_SENTENCES = 3
 RULE = "rule"
-COUNTS = ("steps", "flagged", "unreadable", "rollouts", "refused", "critiques_cut")
+COUNTS = ("steps", "flagged", "unreadable", "rollouts", "refused", "critiques_cut", "unwritten")
 """Counters of an iteration, ``sand/…``: steps looked at, those flagged, drawn turns without an action,
 rollouts of candidates, expert episodes that the environment answered otherwise, critiques of more than
-`MOST_SENTENCES`.
+`MOST_SENTENCES`, steps that keep their thought because the critic wrote none.
 """
 
 
@@ -263,9 +263,10 @@ async def deliberated(
         kept = [(action, first_sentences(text)) for action, text in critiques]
         found.counts["critiques_cut"] += sum(map(operator.ne, critiques, kept))
         final = trials[0].action
-        found.thoughts[number] = await asyncio.to_thread(
-            critic.deliberation, told(demonstration, number), kept, final
-        )
+        written = await asyncio.to_thread(critic.deliberation, told(demonstration, number), kept, final)
+        found.counts["unwritten"] += not written
+        if written:
+            found.thoughts[number] = written
 
     def criticised(number: int, trials: Sequence[Trial]) -> list[tuple[str, str]]:
         history = told(demonstration, number)

@@ -1,5 +1,8 @@
 """Success against how often the user is bothered: metrics of episodes, with intervals over runs and tasks.
 
+An action is a call that ran, or a reply without one. Episodes whose environment failed are in no metric; what
+is compared or has an interval leaves their tasks out on every side.
+
 - ``score``: mean `Episode.score`; ``solved``: share of the episodes that `Episode.solves`.
 - ``pass_u1`` … ``pass_u3`` (Pass@U-k): share solved with at most k user-involved actions.
 - ``user_rate`` (UR): user-involved actions / all actions (micro); ``user_rate_macro``: mean over episodes.
@@ -32,7 +35,9 @@ KEYS = ("score", "solved", *PASSES, "user_rate", "user_rate_macro", "user_action
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one episode ended. ``run`` tells apart training runs that are compared (their seed)."""
+    """How one episode ended. ``run`` tells apart training runs that are compared (their seed); ``failed``: it
+    says nothing about the agent (`Episode.failed`).
+    """
 
     task: str
     score: float
@@ -41,6 +46,7 @@ class Outcome:
     actions: int
     tokens: int = 0
     run: int = 0
+    failed: bool = False
 
     @classmethod
     def of(cls, episode: Episode, run: int = 0, success: float = 1.0) -> Outcome:
@@ -50,9 +56,10 @@ class Outcome:
             score=episode.score,
             solved=episode.solves(success),
             user_actions=episode.user_actions,
-            actions=len(episode.turns),
+            actions=episode.actions,
             tokens=sum(episode.sample.trained_mask()),
             run=run,
+            failed=episode.failed,
         )
 
     @property
@@ -66,7 +73,14 @@ class Outcome:
 
 def pass_at_u(outcomes: Sequence[Outcome], k: int) -> float:
     """Pass@U-k for any k; 0 without episodes."""
-    return sum(o.solved and o.user_actions <= k for o in outcomes) / max(1, len(outcomes))
+    kept = [o for o in outcomes if not o.failed]
+    return sum(o.solved and o.user_actions <= k for o in kept) / max(1, len(kept))
+
+
+def without_failed(*systems: Sequence[Outcome]) -> list[list[Outcome]]:
+    """The outcomes of each system, without the tasks in which an environment failed in any of them."""
+    failed = {o.task for outcomes in systems for o in outcomes if o.failed}
+    return [[o for o in outcomes if o.task not in failed] for outcomes in systems]
 
 
 def metrics_of(sums: Array) -> dict[str, Array]:
@@ -81,8 +95,9 @@ def metrics_of(sums: Array) -> dict[str, Array]:
 
 
 def metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """KEYS of some outcomes."""
-    sums = np.array([outcome.sums for outcome in outcomes]).sum(axis=0)
+    """KEYS of some outcomes, those that did not fail; 0 without any."""
+    rows = [outcome.sums for outcome in outcomes if not outcome.failed]
+    sums = np.array(rows).reshape(-1, len(FIELDS)).sum(axis=0)
     return {key: float(value) for key, value in metrics_of(sums).items()}
 
 
@@ -164,11 +179,16 @@ def hypervolume_gain(
 
 
 def _grid(systems: Mapping[str, Sequence[Outcome]]) -> Array:
-    """[systems, runs, tasks, len(FIELDS)]: the sums of each cell. Raises ProactorError for an empty one."""
+    """[systems, runs, tasks, len(FIELDS)]: the sums of each cell, of the tasks that did not fail anywhere.
+    Raises ProactorError for an empty one.
+    """
+    played = any(systems.values())
+    systems = dict(zip(systems, without_failed(*systems.values()), strict=True))
     runs = sorted({o.run for outcomes in systems.values() for o in outcomes})
     tasks = sorted({o.task for outcomes in systems.values() for o in outcomes})
     if not runs:
-        raise ProactorError("user metrics: no episodes")
+        why = "in each task an environment failed" if played else "no episodes"
+        raise ProactorError(f"user metrics: {why}")
     at_run, at_task = {run: i for i, run in enumerate(runs)}, {task: i for i, task in enumerate(tasks)}
     grid = np.zeros((len(systems), len(runs), len(tasks), len(FIELDS)))
     for i, outcomes in enumerate(systems.values()):

@@ -22,14 +22,14 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric("score", "Score", "the environment's own measure, mean over tasks", share=False),
         Metric("solved", "Solved", "share of the tasks, by the gym's word or a score that reaches success"),
         *(
-            Metric(f"pass_u{k}", f"Pass@U-{k}", f"solved with at most {k} turn{'s' * (k > 1)} of the user")
+            Metric(f"pass_u{k}", f"Pass@U-{k}", f"solved with at most {k} user-involved call{'s' * (k > 1)}")
             for k in range(1, LARGEST_K + 1)
         ),
     ),
     "At what price": (
-        Metric("user_rate", "UR", "share of all turns that involved the user", better=-1),
+        Metric("user_rate", "UR", "share of all actions that involved the user", better=-1),
         Metric("user_rate_macro", "UR by episode", "the same, mean over episodes", better=-1),
-        Metric("user_actions", "U", "turns of an episode that involved the user", better=-1, share=False),
+        Metric("user_actions", "U", "actions of an episode that involved the user", better=-1, share=False),
         Metric("tokens", "Tokens", "drawn in an episode", better=0, share=False),
     ),
 }

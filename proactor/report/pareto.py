@@ -14,7 +14,7 @@ from proactor.report.labels import Box, boxes_along, draw_label, place_labels
 from proactor.report.numbers import number
 from proactor.report.svg import Field, Point, limits, polyline, svg, ticks, x_axis
 
-X_TITLE = "U: turns of an episode that involved the user"
+X_TITLE = "U: actions of an episode that involved the user"
 Y_TITLE = "score"
 
 

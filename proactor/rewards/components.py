@@ -15,7 +15,7 @@ from proactor.endpoint_errors import EndpointSetupError
 from proactor.rewards.call import RewardFunction, run_reward
 from proactor.rewards.group import GroupScores
 from proactor.rewards.options import RewardError
-from proactor.rewards.turn import TurnReward
+from proactor.rewards.turn import Content, TurnReward
 from proactor.ruler import EndpointJudge, Ruler, RulerError, build_judge
 
 if TYPE_CHECKING:  # an import at run time would import torch
@@ -86,7 +86,9 @@ class MetricComponent(_Computed):
 
 @dataclass(frozen=True)
 class FunctionComponent(_Computed):
-    """A user's own reward function in TRL's signature; its prompts are message lists."""
+    """A user's own reward function in TRL's signature; its prompts are the texts that the policy saw, or
+    where nobody sampled, message lists in the default style.
+    """
 
     name: str
     function: RewardFunction
@@ -96,8 +98,12 @@ class FunctionComponent(_Computed):
         return [self._score(group) for group in groups]
 
     def _score(self, group: Candidates) -> GroupScores:
-        prompt = messages(group.dialogue, group.turn, group.board, group.tools)
-        return run_reward(self.name, self.function, group, lambda: [prompt] * len(group))
+        def prompts() -> Sequence[Content]:
+            if group.prompts:
+                return group.prompts
+            return [messages(group.dialogue, group.turn, group.board, group.tools)] * len(group)
+
+        return run_reward(self.name, self.function, group, prompts)
 
 
 @dataclass(frozen=True, eq=False)

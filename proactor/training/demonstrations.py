@@ -13,6 +13,7 @@ from proactor.engine import Group, Sample, ToolChat
 from proactor.environments.demonstration import Demonstration
 from proactor.environments.episode import Episode
 from proactor.environments.gyms.players import players
+from proactor.environments.host import HostConfig
 from proactor.environments.protocol import Gym
 from proactor.environments.scripted import play
 from proactor.environments.wording import Wording
@@ -27,7 +28,8 @@ class Demonstrations:
     """The teacher's episodes, each made when it is first asked for.
 
     ``thoughts``: whether it says before each call what it thinks, as ``wording`` has it. ``edit``: what a
-    method makes of an episode; None: it is left out.
+    method makes of an episode; None: it is left out. ``host``: as the agent will play there: what it sees,
+    and how many turns it has.
     """
 
     gym: Gym
@@ -36,6 +38,7 @@ class Demonstrations:
     teacher: Teacher = "expert"
     wording: Wording = field(default_factory=Wording)
     edit: Edit | None = None
+    host: HostConfig = field(default_factory=HostConfig)
     _made: dict[str, list[Sample] | str] = field(default_factory=dict)
 
     @classmethod
@@ -47,9 +50,11 @@ class Demonstrations:
         teacher: Teacher = "expert",
         wording: Wording | None = None,
         edit: Edit | None = None,
+        host: HostConfig | None = None,
     ) -> Demonstrations:
         """Those of a gym. Raises as `check`."""
-        return cls(cls.check(gym), chat, thoughts, teacher, wording or Wording(), edit)
+        wording, host = wording or Wording(), host or HostConfig()
+        return cls(cls.check(gym), chat, thoughts, teacher, wording, edit, host)
 
     @staticmethod
     def check(gym: Gym) -> Gym:
@@ -97,6 +102,6 @@ class Demonstrations:
 
     def demonstration(self, task: str) -> Demonstration:
         """The teacher's episode of a task, as nobody has edited it."""
-        played = play(self.gym, task, players(self.gym)[self.teacher](task))
+        played = play(self.gym, task, players(self.gym)[self.teacher](task), host=self.host)
         said = tuple(self.wording.thought(move) if self.thoughts else "" for move in played.moves)
         return Demonstration(played, self.gym.make(task).reset(0), said, self.wording)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from proactor.config_file import load_run
 from proactor.environments.gyms.players import players
+from proactor.environments.host import HostConfig
 from proactor.environments.protocol import Gym
 from proactor.environments.scripted import Script, play
 from proactor.episode_config import EpisodeConfig
 from proactor.files import SourceError
-from proactor.methods.user_metrics import KEYS, Outcome, metrics, paired_change
+from proactor.methods.user_metrics import KEYS, Outcome, metrics, paired_change, without_failed
 from proactor.training.episode_rows import BeforeAfter, read_before_after
 from proactor.training.episodes import open_tasks, open_user
 from proactor.training.summary import interval_values
@@ -23,22 +25,27 @@ def compare_episodes(
 ) -> dict[str, Any]:
     """``systems``: the metrics of one side (``before`` or ``after``) of each of two runs, or of a scripted
     player of its gym by name (`players`); ``difference``: second - first, with paired intervals over tasks;
-    ``tasks``: their number.
+    ``tasks``: their number, without those in which an environment failed on either side; ``failed``: the
+    episodes of each side that did.
 
     Raises SourceError where a run has no test episodes, has no such system, or another measure of success
     than the other; ProactorError where one lacks a task of the other.
     """
     read = [read_tested(folder) for folder in folders]
-    first, second = (outcomes_of(*place) for place in zip(folders, read, systems, strict=True))
+    played = [outcomes_of(*place) for place in zip(folders, read, systems, strict=True)]
     if read[0].success != read[1].success:
         raise SourceError(
             f"{folders[1]}: a task is solved at a score of {read[1].success}, in {folders[0]} at "
             f"{read[0].success}: evaluate both by one eval.success"
         )
+    first, second = without_failed(*played)
+    if not second:
+        raise SourceError(f"{folders[1]}: in each test task an environment failed, here or in {folders[0]}")
     return {
         "systems": [metrics(first), metrics(second)],
         "difference": interval_values(paired_change(first, second, KEYS, resamples=resamples)),
         "tasks": len(second),
+        "failed": [sum(outcome.failed for outcome in outcomes) for outcomes in played],
     }
 
 
@@ -66,11 +73,22 @@ def outcomes_of(folder: Path, tested: BeforeAfter, system: str) -> list[Outcome]
         raise SourceError(
             f"{folder}: no system {system!r}: one of {', '.join(('before', 'after', *scripts))}"
         )
-    return scripted_outcomes(gym, [row.task for row in tested.after], scripts[system], tested.success)
+    worlds = [(row.task, row.seed) for row in tested.after]
+    return scripted_outcomes(gym, worlds, scripts[system], tested.success, config.environment.host)
 
 
 def scripted_outcomes(
-    gym: Gym, tasks: Sequence[str], script: Callable[[str], Script], success: float = 1.0
+    gym: Gym,
+    worlds: Sequence[tuple[str, int]],
+    script: Callable[[str], Script],
+    success: float = 1.0,
+    host: HostConfig | None = None,
 ) -> list[Outcome]:
-    """How a script, made for each task, plays the tasks of a gym; ``success``: as `Episode.solves`."""
-    return [Outcome.of(play(gym, task, script(task)).episode, success=success) for task in tasks]
+    """How a script, made for each task, plays some worlds of a gym, a (task, seed) each; ``success``: as
+    `Episode.solves`, ``host``: as in `play`.
+    """
+    played = (play(gym, task, script(task), seed, host).episode for task, seed in worlds)
+    return [
+        replace(Outcome.of(episode, success=success), failed=False)  # a script that gave up was "cancelled"
+        for episode in played
+    ]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from proactor.environments.episode import Episode, Turn
+from proactor.environments.episode import FAILED, Episode, Turn, actions_of
 from proactor.environments.protocol import Call
 from proactor.files import SourceError, first_problem, read_validated
 from proactor.methods.user_metrics import Outcome
@@ -44,6 +44,7 @@ class TurnRow(BaseModel):
     """A turn: the agent's calls and what it said beside them, and what came back.
 
     ``advantage``: None where the episode was not trained on, or nothing was drawn. ``tokens``: drawn ones.
+    ``user_involved`` and ``ran``: as in `Turn`; the first was a bool once, which reads as 0 or 1.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,9 +53,10 @@ class TurnRow(BaseModel):
     said: str = ""
     feedback: str = ""
     reward: float = 0.0
-    user_involved: bool = False
+    user_involved: int = 0
     advantage: float | None = None
     tokens: int = 0
+    ran: int | None = None
 
     @classmethod
     def of(cls, episode: Episode, turn: Turn) -> TurnRow:
@@ -69,7 +71,13 @@ class TurnRow(BaseModel):
             user_involved=turn.user_involved,
             advantage=episode.sample.token_advantages()[first] if credited else None,
             tokens=end - first,
+            ran=turn.ran,
         )
+
+    @property
+    def actions(self) -> int:
+        """As `Turn.actions`."""
+        return actions_of(len(self.calls) if self.ran is None else self.ran)
 
 
 class EpisodeRow(BaseModel):
@@ -108,8 +116,13 @@ class EpisodeRow(BaseModel):
 
     @property
     def user_actions(self) -> int:
-        """U: turns that involved the user."""
+        """U: actions that involved the user."""
         return sum(turn.user_involved for turn in self.turns)
+
+    @property
+    def actions(self) -> int:
+        """As `Episode.actions`."""
+        return sum(turn.actions for turn in self.turns)
 
     def solves(self, success: float) -> bool:
         """As `Episode.solves`."""
@@ -122,9 +135,10 @@ class EpisodeRow(BaseModel):
             score=self.score,
             solved=self.solves(success),
             user_actions=self.user_actions,
-            actions=len(self.turns),
+            actions=self.actions,
             tokens=sum(turn.tokens for turn in self.turns),
             run=run,
+            failed=self.ending in FAILED,
         )
 
 

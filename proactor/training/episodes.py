@@ -155,7 +155,8 @@ class Arena:
     ) -> tuple[T, Row]:
         """What ``work`` returns, given the method's player in a session; and the counters as `play`."""
         options = self.config.environment
-        host_config, play_config = options.host, options.play
+        patience = self.user.patience if self.user is not None else 0.0
+        host_config, play_config = options.host.patient(patience), options.play
         if evaluating:
             host_config, play_config = _evaluating(host_config, play_config, self.config.eval.temperature)
 
@@ -184,7 +185,7 @@ class Arena:
 
     def evaluate(self, tasks: Sequence[str], name: str) -> tuple[Row, list[Outcome], list[Row]]:
         """Play each task once over all ranks: metrics under ``eval_*``, the outcomes, and the
-        episodes as rows.
+        episodes as rows. Says how many failed, which are in no metric.
         """
         with self.engine.together("evaluation"):
             groups, events = self.play(tasks, n=1, iteration=EVALUATION, epoch=0, evaluating=True, name=name)
@@ -196,6 +197,10 @@ class Arena:
         outcomes = [outcome for outcome, _ in everyone]
         episodes = [row for _, row in everyone]
         endings = Counter(row["ending"] for row in episodes)
+        if failed := sum(outcome.failed for outcome in outcomes):
+            why = next(filter(None, (row["error"] for row in episodes)), "")
+            lost = f"{failed} of {len(episodes)} episodes failed and are in no metric"
+            self.ui.say(f"{name}: {lost}{why and f' ({why})'}")
         asked = {name: count for name, count in events.items() if name.startswith("user/")}
         return (
             {

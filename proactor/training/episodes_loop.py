@@ -18,7 +18,7 @@ from proactor.environments.protocol import Gym
 from proactor.episode_config import EpisodeConfig
 from proactor.methods.sand import SAND
 from proactor.methods.stepagent import StepAgent
-from proactor.methods.user_metrics import KEYS, intervals, metrics, paired_change
+from proactor.methods.user_metrics import KEYS, intervals, metrics, paired_change, without_failed
 from proactor.progress import Progress, Quiet
 from proactor.sole_writer import sole_writer
 from proactor.training import outcome as chosen
@@ -27,7 +27,7 @@ from proactor.training.episode_rows import sample_rows
 from proactor.training.episodes import Arena, added, open_tasks, open_user
 from proactor.training.expert_steps import ExpertSteps
 from proactor.training.loading import load_start
-from proactor.training.method_credit import Credit
+from proactor.training.method_credit import Credit, check_used
 from proactor.training.origin import origin
 from proactor.training.runs import Run, RunError
 from proactor.training.stages import StageB, Stages
@@ -198,6 +198,7 @@ def train_episodes(
     ``resume``, ``fresh`` and what is raised: as `loop.train`; GymError and ChatError too.
     """
     credit = Credit.of(config.method)  # refuses what cannot work before anything is written
+    check_used(config, credit.method)
     stage_b = config.grpo is not None
     if isinstance(credit.method, SAND):
         stage_b = bool(open_critic(credit.method))
@@ -275,7 +276,8 @@ def compare(arena: Arena, run: Run, initial: Mapping[str, Any] | None, name: Lit
     end.
 
     ``before`` is the state ``initial``, or (None) the adapter that stage B began with; ``difference`` is
-    after - before, paired. Writes ``episodes.json``.
+    after - before, paired. ``tasks``: those that all of it is over, which failed on neither side; ``failed``:
+    the episodes that did. Writes ``episodes.json``. Raises RunError where nothing is left.
     """
     engine = arena.engine
     engine.barrier("adapters")
@@ -283,12 +285,18 @@ def compare(arena: Arena, run: Run, initial: Mapping[str, Any] | None, name: Lit
         engine.load_adapter(run.start)
     else:
         engine.load_state_dict(initial)
-    _, before, episodes_before = arena.evaluate(arena.tasks.test, "before, on test")
+    _, begun, episodes_before = arena.evaluate(arena.tasks.test, "before, on test")
     engine.load_adapter(run.folder / name)
-    _, after, episodes_after = arena.evaluate(arena.tasks.test, "after, on test")
+    _, ended, episodes_after = arena.evaluate(arena.tasks.test, "after, on test")
     run.write_episodes(
         {"success": arena.config.eval.success, "before": episodes_before, "after": episodes_after}
     )
+    before, after = without_failed(begun, ended)
+    if not after:
+        raise RunError(
+            "test: in each task an environment failed, before or after: nothing to compare; --resume plays "
+            "them again"
+        )
     resamples = arena.config.eval.resamples
     return {
         "before": metrics(before),
@@ -299,5 +307,6 @@ def compare(arena: Arena, run: Run, initial: Mapping[str, Any] | None, name: Lit
         },
         "difference": interval_values(paired_change(before, after, KEYS, resamples=resamples)),
         "tasks": len(after),
+        "failed": {"before": sum(o.failed for o in begun), "after": sum(o.failed for o in ended)},
         "adapter": name,
     }

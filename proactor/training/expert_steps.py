@@ -31,10 +31,13 @@ from proactor.methods.stepagent import (
     reward_groups,
 )
 from proactor.training.demonstrations import Demonstrations
-from proactor.training.episodes import Arena, added, dealt_back
+from proactor.training.episodes import Arena, added
+from proactor.training.step_episodes import in_order
 from proactor.training.steps import Row, derive_seed, update
 
 T = TypeVar("T")
+Places = Mapping[int, Sequence[Inspected]]
+"""The inspected states of each task, by its place among those of the step."""
 MOST_TURNS = 4096
 """More than an episode has: a state's noise is keyed by its task's place and its turn."""
 
@@ -66,7 +69,7 @@ class ExpertSteps:
             "agreement": totals["agreed_actions"] / max(totals.get("actions", 0.0), 1.0),
         }
 
-    def _inspected(self, step: int, tasks: Sequence[str]) -> tuple[list[Inspected], Counter[str]]:
+    def _inspected(self, step: int, tasks: Sequence[str]) -> tuple[Places, Counter[str]]:
         arena, counts = self.arena, Counter[str]()
         steps, keys = list[ExpertStep](), list[int]()
         for place, task in arena.engine.share(list(enumerate(tasks))):
@@ -92,14 +95,17 @@ class ExpertSteps:
             counts["agreed_actions"] += sum(one.agreed)
             counts["unread_actions"] += sum(not action for action in one.actions)
             counts["tokens_sampled"] += sum(len(sample.token_ids) for sample in one.samples)
-        return inspected, counts
+        places: dict[int, list[Inspected]] = {}
+        for key, one in zip(keys, inspected, strict=True):
+            places.setdefault(key // MOST_TURNS, []).append(one)
+        return places, counts
 
-    def _implicit(self, inspected: Sequence[Inspected]) -> Row:
+    def _implicit(self, inspected: Places) -> Row:
         """``epochs`` updates on the pairs, against the policy that was inspected.
 
         ``pairs``; of the last pass ``reward_margin`` and ``pairs_right`` (share whose margin is above 0).
         """
-        engine, groups = self.arena.engine, preference_groups(inspected)
+        engine, groups = self.arena.engine, preference_groups(chain(*inspected.values()))
         pairs = sum(engine.gather(pairs_of(groups), "pairs"))
         row: Row = {"pairs": float(pairs), "skipped_update": float(not pairs)}
         if not pairs:
@@ -124,7 +130,7 @@ class ExpertSteps:
             "policy_version": float(engine.policy_version),
         }
 
-    def _inverse(self, inspected: Sequence[Inspected]) -> Row:
+    def _inverse(self, inspected: Places) -> Row:
         """One epoch of the discriminator on the states of all ranks, then GRPO with its rewards.
 
         ``discriminator_accuracy``: before the epoch; from `StepAgent.rest_at` on there is none
@@ -139,7 +145,7 @@ class ExpertSteps:
             learn_epoch(judge, examples)
         self.memory.clear()
         self.memory.update(judge.state())
-        groups, counts = reward_groups(judge, inspected, method)
+        groups, counts = reward_groups(judge, chain(*inspected.values()), method)
         spread = sum(engine.gather(sum(_spread(g.rewards) for g in groups), "spread"))
         return {
             "loss": math.nan,
@@ -155,15 +161,11 @@ class ExpertSteps:
 
 
 def _of_all(
-    engine: Engine,
-    inspected: Sequence[Inspected],
-    of: Callable[[Iterable[Inspected]], Sequence[T]],
-    phase: str,
+    engine: Engine, inspected: Places, of: Callable[[Iterable[Inspected]], Sequence[T]], phase: str
 ) -> list[T]:
     """What ``of`` makes of each task's states on all ranks, in the order of the step's tasks."""
-    tasks = list(dict.fromkeys(one.step.task for one in inspected))
-    mine = [of(one for one in inspected if one.step.task == task) for task in tasks]
-    return list(chain(*dealt_back(engine.gather(mine, phase))))
+    mine = {place: of(states) for place, states in inspected.items()}
+    return list(chain(*in_order(engine.gather(mine, phase))))
 
 
 def _rewards(inspected: Iterable[Inspected]) -> list[float]:

@@ -14,12 +14,12 @@ from typing import ClassVar
 from pydantic import ValidationError
 
 from proactor.config_base import ConfigError
-from proactor.engine import Engine, Group, ToolChat
+from proactor.engine import GRPO, AdamW, Engine, Group, ToolChat
 from proactor.environments.demonstration import Demonstration
 from proactor.environments.episode import Episode
 from proactor.environments.player import Player
 from proactor.environments.wording import Thinking, Wording
-from proactor.episode_config import MethodOptions
+from proactor.episode_config import EpisodeConfig, MethodOptions
 from proactor.files import settings_problem
 from proactor.methods import agent_omit, bao, infopo, omit_lessons, sand, turn_credit
 from proactor.methods.agent_omit import AgentOmit
@@ -31,8 +31,6 @@ from proactor.methods.stepagent import StepAgent
 from proactor.methods.turn_credit import TurnCredit
 
 Method = TurnCredit | BAO | InfoPO | AgentOmit | SAND | StepAgent
-FAILED = ("error", "timeout", "cancelled")
-"""Endings that are not the agent's: such an episode says nothing about what it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +87,15 @@ class Credit:
     ) -> tuple[list[Group], Counter[str]]:
         """Groups to train on, and what was left out.
 
-        ``episodes_failed`` (`FAILED`), ``episodes_without_turns``; ``groups_too_small``: fewer than two
-        episodes are left to compare. ``groups_with_spread`` and ``groups_without_spread``: the groups
-        returned; `Engine.train` computes nothing for those whose advantages are all 0. Every sample's reward
-        is its episode's score. Raises ProactorError for rewards that the method refuses.
+        ``episodes_failed``, ``episodes_without_turns``; ``groups_too_small``: fewer than two episodes are
+        left to compare. ``groups_with_spread`` and ``groups_without_spread``: the groups returned;
+        `Engine.train` computes nothing for those whose advantages are all 0. Every sample's reward is its
+        episode's score. Raises ProactorError for rewards that the method refuses.
         """
         left_out = Counter[str]()
         kept: list[list[Episode]] = []
         for episodes in played:
-            fine = [e for e in episodes if e.ending not in FAILED]
+            fine = [e for e in episodes if not e.failed]
             acted = compared(episodes)
             left_out["episodes_failed"] += len(episodes) - len(fine)
             left_out["episodes_without_turns"] += len(fine) - len(acted)
@@ -169,9 +167,28 @@ class Credit:
         raise AssertionError(f"{type(self.method).__name__} gives no advantages of this form")
 
 
+def check_used(config: EpisodeConfig, method: Method) -> None:
+    """Raise ConfigError for settings that would change nothing: a run would look as if they did."""
+    if isinstance(method, AgentOmit) and method.cold_tasks and config.sft is None and config.start is None:
+        raise ConfigError(
+            f"method.options.cold_tasks: {method.cold_tasks}, and sft=null: what the cold start tries is "
+            "learned in stage A; leave cold_tasks out or add sft"
+        )
+    if not isinstance(method, StepAgent) or method.reward != "implicit" or config.grpo is None:
+        return
+    unused = GRPO.model_fields.keys() - AdamW.model_fields.keys() - {"epochs"}
+    for name in sorted(unused):
+        value, default = getattr(config.grpo, name), type(config.grpo).model_fields[name].default
+        if value != default:
+            raise ConfigError(
+                f"grpo.{name}={value}: stepagent by pairs (method.options.reward=implicit) has a loss of its "
+                f"own, of grpo's the optimizer's settings and epochs alone; leave it at {default}"
+            )
+
+
 def compared(episodes: Sequence[Episode]) -> list[Episode]:
     """Those of a group that say something about the agent."""
-    return [episode for episode in episodes if episode.ending not in FAILED and episode.turns]
+    return [episode for episode in episodes if not episode.failed and episode.turns]
 
 
 def frame(chat: ToolChat) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from proactor.dialogue import Dialogue
@@ -176,6 +176,7 @@ def judge_groups(
     with scoring:
         for i, group, unread in draw(engine, encoder, points, sampling, alone, at_rest):
             candidates = candidates_at(points[i], group, tools[points[i].dialogue.id])
+            candidates = replace(candidates, prompts=tuple(prompt_texts(engine, group)))
             sampled[i] = group, candidates, unread
             scoring.add(i, candidates)
         ended = time.perf_counter()

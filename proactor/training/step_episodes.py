@@ -10,7 +10,6 @@ from proactor.environments.episode import Episode
 from proactor.episode_config import EpisodeGRPO
 from proactor.methods.user_metrics import Outcome, metrics
 from proactor.training.episodes import Arena
-from proactor.training.method_credit import FAILED
 from proactor.training.redraws import Others, redraw
 from proactor.training.steps import Row
 
@@ -39,7 +38,7 @@ def play_step(
         return groups
 
     def draw(attempt: int, given_up: Sequence[Placed], wanted: int) -> list[Placed] | None:
-        lost = sum(episode.ending in FAILED for _, group in given_up for episode in group)
+        lost = sum(episode.failed for _, group in given_up for episode in group)
         first = attempt * REDRAW_KEYS  # a noise of its own
         if same:
             places = [place for place, _ in given_up]
@@ -71,7 +70,9 @@ def play_step(
 
 
 def episodes_row(arena: Arena, placed: Sequence[Placed]) -> Row:
-    """What the episodes of all ranks were like."""
+    """What the episodes of all ranks were like; those whose environment failed count as episodes and endings
+    alone.
+    """
     success = arena.config.eval.success
     mine = {
         place: [(Outcome.of(e, success=success), e.ending, e.tokens) for e in group]

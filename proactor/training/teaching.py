@@ -42,8 +42,10 @@ class Teaching:
         method = self.arena.credit.method
         section = method if isinstance(method, StepAgent) else self.arena.config.sft
         thoughts = section.thoughts if section is not None else True
-        wording = self.arena.credit.wording
-        return Demonstrations.of(self.arena.gym, self.arena.chat, thoughts, wording=wording, edit=edit)
+        wording, host = self.arena.credit.wording, self.arena.config.environment.host
+        return Demonstrations.of(
+            self.arena.gym, self.arena.chat, thoughts, wording=wording, edit=edit, host=host
+        )
 
     def close(self) -> None:
         """End the connections of the critic."""

@@ -11,7 +11,6 @@ The judge is the run's user model (`environments.users`), asked `question`: an a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Literal
 
 from proactor.dialogue.event_streams import FILES, Events, Judged, fifth, joined, read_judged, stream_name
 from proactor.environments.errors import EpisodeOver, GymError
+from proactor.environments.gyms.replies import said_word
 from proactor.environments.gyms.tasks import Tasks
 from proactor.environments.protocol import Call, Opening, Outcome, ToolDefinition
 from proactor.environments.users import UserModel
@@ -133,9 +133,9 @@ class EventsWorld:
 
 
 def read_verdict(answer: str) -> bool | None:
-    """Whether a judge accepts; None where it says neither, or both."""
-    found = set(re.findall(r"\b(accept|reject)", answer.lower()))
-    return "accept" in found if len(found) == 1 else None
+    """Whether a judge accepts; None where it says neither, both, or only that it does not."""
+    said = said_word(answer, {"accept": "accept(?:ed|s|able)?", "reject": "reject(?:ed|s)?"})
+    return None if said is None else said == "accept"
 
 
 class EventsGym:

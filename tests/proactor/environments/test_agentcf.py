@@ -23,6 +23,8 @@ from proactor.training.episode_pairs import scripted_outcomes
 
 GYM = AgentCFGym(train=1, test=300)
 
+WORLDS = [(task, 0) for task in GYM.tasks("test")]
+
 
 def played(right: Callable[[int], bool], rounds: int = 4) -> list[Outcome]:
     """An episode whose choice in round i is right as said."""
@@ -36,7 +38,7 @@ def played(right: Callable[[int], bool], rounds: int = 4) -> list[Outcome]:
 
 
 def test_a_policy_that_goes_by_position_is_right_half_of_the_time() -> None:
-    results = scripted_outcomes(GYM, GYM.tasks("test"), players(GYM)["first"])
+    results = scripted_outcomes(GYM, WORLDS, players(GYM)["first"])
     found = intervals(results, ["score"])["score"]
     assert found.low < 0.5 < found.high and found.high - found.low < 0.1
 
@@ -136,7 +138,7 @@ def test_what_is_no_choice_is_wrong_and_teaches_nothing() -> None:
 
 def test_the_scripted_players() -> None:
     scores: dict[str, list[Result]] = {
-        name: scripted_outcomes(GYM, GYM.tasks("test"), script) for name, script in players(GYM).items()
+        name: scripted_outcomes(GYM, WORLDS, script) for name, script in players(GYM).items()
     }
     mean = {name: sum(o.score for o in outcomes) / 300 for name, outcomes in scores.items()}
     assert mean["expert"] > 0.8 > 0.75 > mean["hasty"] > 0.6 and abs(mean["random"] - 0.5) < 0.06

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proactor.environments.calls import VERBS, from_text, plain, read_call, to_text
+from proactor.environments.calls import VERBS, canonical, from_text, plain, read_call, to_text
 from proactor.environments.protocol import Call
 
 
@@ -48,6 +48,17 @@ def test_another_tool_is_a_verb_that_no_environment_knows() -> None:
 )
 def test_the_call_that_a_text_holds(text: str, call: Call) -> None:
     assert from_text(text) == call
+
+
+def test_canonical_calls_differ_in_more_than_case_space_and_order() -> None:
+    def tool(**arguments: object) -> tuple[str, str, str]:
+        return canonical(Call("propose", "", arguments))
+
+    assert canonical(Call("answer", "Fix  Bug")) == canonical(Call("answer", "fix bug"))
+    assert tool(task="Fix  Bug", at=1) == tool(at=1, task="fix bug")
+    assert tool(a={"x": ["One "], "y": {"p": 1, "q": 2}}) == tool(a={"y": {"q": 2, "p": 1}, "x": ["one"]})
+    different = [tool(), tool(a=1), tool(a="1"), tool(a=[1, 2]), tool(a=[2, 1]), tool(a={"x": 1}), tool(b=1)]
+    assert len(set(different)) == len(different)
 
 
 @given(st.sampled_from(VERBS), st.text())

@@ -98,6 +98,39 @@ def test_verdicts() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "I would not accept this.",
+        "Not accepted",
+        "The task is not acceptable.",
+        "I can’t accept it; it is of no value",
+        "I do not, under any circumstances, accept it",
+        "do not reject",
+        "Unacceptable",
+        "",
+    ],
+)
+def test_what_a_judge_does_not_do_is_no_verdict(said: str) -> None:
+    assert read_verdict(said) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "accepted"),
+    [
+        ("**Accepted**", True),
+        ("Accepted. I would not reject it", True),
+        ("The user would accept this.", True),
+        ("Rejected, since I do not accept it", False),
+        ("It is not useful, so rejected", False),
+        ("It is not of value, rejected.", False),
+        ("Verdict: rejected", False),
+    ],
+)
+def test_a_verdict_stands_first_or_is_mentioned_without_a_negation(said: str, accepted: bool) -> None:
+    assert read_verdict(said) is accepted
+
+
 def test_questions_of_a_stream_begin_alike() -> None:
     one, two = question((("0", "a"), ("1", "b")), "x"), question((("0", "a"), ("1", "b")), None)
     assert one.partition("Proposed task")[0] == two.partition("Proposed task")[0]

@@ -8,6 +8,7 @@ from proactor.environments.episode import Episode
 from proactor.environments.gyms.function_expert import FunctionExpert, rules_of
 from proactor.environments.gyms.function_family import FunctionFamily
 from proactor.environments.gyms.function_scripts import Hasty, lines
+from proactor.environments.host import HostConfig
 from proactor.environments.protocol import Call
 from proactor.environments.scripted import Move, play
 
@@ -68,6 +69,23 @@ def test_a_script_that_gives_up_ends_its_episode() -> None:
 
     episode = play(GYM, "test-0", Quitter()).episode
     assert episode.ending == "cancelled" and not episode.turns and episode.horizon == 8
+
+
+def test_a_script_is_held_to_the_hosts_turns_and_never_sees_its_reward_line() -> None:
+    heard: list[str] = []
+
+    class Listening(FunctionExpert):
+        def see(self, call: Call, observation: str) -> None:
+            heard.append(observation)
+            super().see(call, observation)
+
+    host = HostConfig(max_turns=2, show_reward=True)
+    episode = play(GYM, "test-0", Listening(rules_of(GYM)), host=host).episode
+    assert (len(episode.turns), episode.ending, episode.horizon) == (2, "turns", 2)
+    assert [turn.feedback for turn in episode.turns] == [f"{said}\nReward: 0.0" for said in heard]
+    assert (
+        play(GYM, "test-0", FunctionExpert(rules_of(GYM)), host=HostConfig(max_turns=99)).episode.horizon == 8
+    )
 
 
 def test_moves_say_why_only_where_a_script_does() -> None:

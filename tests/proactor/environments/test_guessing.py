@@ -70,10 +70,28 @@ def test_turtle_pays_what_an_answer_improves(tmp_path: Path) -> None:
     assert outcomes[1].info["score"] == 0.375 and outcomes[-1].info["solved"]
 
 
-@pytest.mark.parametrize("said", ["", "Perhaps", "Yes and no", "nonsense [1]"])
+@pytest.mark.parametrize(
+    "said", ["", "Perhaps", "Yes and no", "nonsense [1]", "I cannot answer yes to that."]
+)
 def test_nonsense_to_a_question_counts_as_maybe(tmp_path: Path, said: str) -> None:
     outcome = world(tmp_path, "turtle", Scripted(said)).step(Call("action", "Why?"))
     assert (outcome.observation, outcome.info["nonsense"]) == ("Maybe.", 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [("Yes, there is no doubt", "Yes."), ("It does not fly, no.", "No."), ("The answer is no.", "No.")],
+)
+def test_an_answer_stands_first_or_is_mentioned_alone(tmp_path: Path, said: str, read: str) -> None:
+    outcome = world(tmp_path, "turtle", Scripted(said)).step(Call("action", "Why?"))
+    assert (outcome.observation, outcome.info["nonsense"]) == (read, 0)
+
+
+def test_marks_are_the_last_list(tmp_path: Path) -> None:
+    """What stands before it names criteria, or is a draft."""
+    said = "For criterion [1]: not met. Criteria [1, 2] are what I read.\n[0, 0.5]"
+    outcome = world(tmp_path, "turtle", Scripted(said)).step(Call("answer", "a story"))
+    assert outcome.reward == pytest.approx(0.125) and outcome.info["nonsense"] == 0
 
 
 @pytest.mark.parametrize(

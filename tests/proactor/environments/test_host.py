@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import random
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proactor.environments import global_random
+from proactor.environments.clock import in_line
 from proactor.environments.host import Answer, Host, HostConfig, HostedEpisode
-from proactor.environments.protocol import Call
-from tests.proactor.environments.worlds import RELEASE, Gym
+from proactor.environments.protocol import Call, Outcome
+from tests.proactor.environments.worlds import RELEASE, Counting, Gym
 
 ACTION, ANSWER = Call("action", "x"), Call("answer", "y")
 
@@ -67,6 +69,22 @@ def test_of_several_calls_all_run_and_the_last_reward_counts() -> None:
     assert answers[0].observations == ("answer 1", "action 2")
     assert (answers[0].reward, answers[0].user_involved, answers[0].ending) == (0.2, True, None)
     assert answers[0].feedback == "answer 1\naction 2" and host.counters["several_calls"] == 1
+
+
+@pytest.mark.parametrize(("wished", "turns"), [(None, 5), (2, 2), (30, 5)])
+def test_an_episode_has_no_more_turns_than_its_gym_gives(wished: int | None, turns: int) -> None:
+    """Its worlds end there, whatever is wished for: a longer horizon would be wrong."""
+    host = Host(Gym(), HostConfig(max_turns=wished))
+    assert host.max_turns == host.config.turns(host.gym) == turns
+
+
+def test_user_actions_are_counted_by_the_calls_that_ran() -> None:
+    answers, _ = play("fine", [ANSWER, ACTION], [ANSWER, ANSWER, ANSWER])
+    assert [(a.ran, a.user_involved) for a in answers] == [(2, 1), (1, 1)]
+    turns = [a.turn([ANSWER] * 3, (0, 1), (1, 1)) for a in answers]
+    assert [turn.actions for turn in turns] == [2, 1] and Answer().turn([], (0, 1), (1, 1)).actions == 1
+    failed, _ = play("raises", [ACTION, ANSWER, ANSWER])
+    assert (failed[0].ran, failed[0].user_involved, failed[0].ending) == (2, 1, "error")
 
 
 def test_calls_after_the_one_that_ended_the_episode_do_not_run() -> None:
@@ -159,6 +177,56 @@ def test_the_same_in_processes_which_are_used_again_unless_one_hangs() -> None:
     assert processes[0] == processes[1] and processes[2] == set() and len(processes[3]) == 1
     assert random.getstate() == before
     assert not multiprocessing.active_children()
+
+
+def test_a_process_that_comes_back_to_a_closed_host_ends() -> None:
+    """As where one episode of several raises: the host is left before the others are."""
+
+    async def left() -> HostedEpisode:
+        async with Host(Gym(), HostConfig(workers="processes")) as host:
+            episode = await host.begin("long", 0)
+        episode.close()
+        return episode
+
+    assert asyncio.run(left()).ending == "cancelled" and not multiprocessing.active_children()
+
+
+class Asking(Counting):
+    """Answers with what a user says, who answers one after the other."""
+
+    line = threading.Semaphore(1)
+
+    def step(self, call: Call) -> Outcome:
+        with in_line():
+            self.line.acquire()
+        try:
+            time.sleep(float(call.content))
+        finally:
+            self.line.release()
+        return super().step(call)
+
+
+class AskingGym(Gym):
+    def make(self, task: str) -> Asking:
+        return Asking()
+
+
+@pytest.mark.parametrize(("seconds", "ending"), [("0.4", None), ("1.8", "timeout")])
+def test_a_wait_in_line_for_the_user_is_not_the_environments(seconds: str, ending: str | None) -> None:
+    """Five calls of 0.4 s take 2 s in a line; each has 1.2."""
+    many = 5 if ending is None else 1
+
+    async def together() -> list[list[Answer]]:
+        host = Host(AskingGym(), HostConfig(timeout=1.2))
+        return await asyncio.gather(*(turns(host, "fine", [Call("action", seconds)]) for _ in range(many)))
+
+    assert {answers[0].ending for answers in asyncio.run(together())} == {ending}
+
+
+def test_a_time_limit_that_a_config_names_is_kept() -> None:
+    assert HostConfig().patient(150).timeout == 180
+    assert HostConfig(timeout=30).patient(150).timeout == 30
+    assert HostConfig(show_reward=True).model_copy(update={"show_reward": False}).patient(5).timeout == 35
 
 
 def test_global_random_state_is_untouched_and_draws_depend_on_the_seed_alone() -> None:

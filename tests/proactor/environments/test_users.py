@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from proactor.endpoint_errors import EndpointError, EndpointSetupError
+from proactor.environments.clock import Clock
 from proactor.environments.errors import GymError
 from proactor.environments.users import EndpointUser, EngineUser, build_user
 from tests.engine.chat_templates import save_chat_model
@@ -87,6 +89,46 @@ def test_an_endpoint_answers_many_threads() -> None:
     counts = user.counters
     assert (counts["requests"], counts["retries"], counts["tokens_in"]) == (17, 1, 16 * 11)
     assert not any(thread.name == "user" for thread in threading.enumerate())
+
+
+def test_an_endpoint_answers_without_its_thought() -> None:
+    """Its draft is no answer, and what was cut off while it thought is none either."""
+    answers = {
+        "whole": "<think>A perfect answer gets [1].</think>\n[0]",
+        "begun by the template": "Could it be yes? It is a stone.</think> No.",
+        "cut": "<think>It would be accepted",
+        "plain": "[0]",
+    }
+    with FakeEndpoint(otherwise=computed(lambda body: answers[body["messages"][0]["content"]])) as fake:
+        user = build_user({"kind": "endpoint", "model": "m", "base_url": fake.url})
+        assert [user.reply(question) for question in answers] == ["[0]", "No.", "", "[0]"]
+        user.close()
+
+
+def test_an_endpoint_says_how_long_an_answer_may_take() -> None:
+    fields = {"model": "m", "base_url": "http://x", "timeout": 10, "attempts": 3, "longest_wait": 4}
+    user = build_user({"kind": "endpoint", **fields})
+    assert user.patience == 38 and build_user("engine").patience == 0
+
+
+def test_questions_to_an_endpoint_stand_in_line_outside_the_limit() -> None:
+    def slow(body: dict[str, Any]) -> str:
+        time.sleep(0.4)
+        return "yes"
+
+    with FakeEndpoint(otherwise=computed(slow)) as fake:
+        user = build_user({"kind": "endpoint", "model": "m", "base_url": fake.url, "concurrency": 1})
+        clocks = [Clock(1.2) for _ in range(5)]
+
+        def ask(clock: Clock) -> float:
+            with clock.here():
+                user.reply("?")
+            return clock.left()
+
+        with ThreadPoolExecutor(5) as pool:
+            left = list(pool.map(ask, clocks))
+        user.close()
+    assert min(left) > 0, "five answers of 0.4 s take 2 s"
 
 
 def test_an_endpoint_that_fails_raises_in_one_line() -> None:

@@ -82,16 +82,16 @@ class Drawing:
 
 
 class Gym:
-    """Tasks are named for what their worlds do; ``train`` names those to train on."""
+    """Tasks are named for what their worlds do; ``train`` names those to train on, ``test`` the others."""
 
     name = "bad"
     max_turns = 5
 
-    def __init__(self, train: Sequence[str] = ("fine",)) -> None:
-        self._train = train
+    def __init__(self, train: Sequence[str] = ("fine",), test: Sequence[str] = ("fine",)) -> None:
+        self._train, self._test = train, test
 
     def tasks(self, split: str) -> Sequence[str]:
-        return self._train if split == "train" else ["fine"]
+        return self._train if split == "train" else self._test
 
     def make(self, task: str) -> Any:
         if task == "absent":

@@ -30,6 +30,16 @@ def test_consecutive_user_turns() -> None:
     assert bao.objective(episode([0, 0, 0, 0, 1.0], "uuuuu"), 0.05) == near(0.75)
 
 
+def test_calls_in_one_reply_are_paid_one_by_one() -> None:
+    """Eight answers in a reply cost what eight replies would; turns in a row stay a matter of turns."""
+    one = episode([0.0, 1.0], "uu")
+    one.turns = [one.turns[0], replace(one.turns[1], user_involved=8)]
+    config = BAO(user_price=0.05, information_seeking=0.1)
+    assert bao.objective(one, 0.05) == near(1 - 9 * 0.05)
+    assert bao.penalties(one, config) == near([0.05, 8 * 0.05 + 0.1])
+    assert bao.consecutive(one) == [False, True] and sum(bao.hits(one, config)) == 1
+
+
 GROUP = [episode([0.0, 0.0, 1.0], "euu"), episode([0.0, 0.0, 1.0], "eeu")]
 """Action, wrong answer, right answer beside action, action, right answer: the same reward of the task."""
 

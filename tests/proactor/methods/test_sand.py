@@ -202,13 +202,14 @@ def test_an_expert_that_the_environment_answers_otherwise_is_counted(
 class Answers(UserModel):
     """Keeps what it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, says: str = " It helps. It is fast! Is it? And more </think>.") -> None:
         super().__init__()
+        self.says = says
         self.asked: list[str] = []
 
     def _answer(self, question: str) -> str:
         self.asked.append(question)
-        return " It helps. It is fast! Is it? And more </think>."
+        return self.says
 
     def _counted(self) -> Mapping[str, int]:
         return {}
@@ -226,6 +227,12 @@ def test_a_model_criticises_each_action_by_what_followed_and_then_deliberates(
     assert "It will do this: [action] two" in third
     assert found.counts["critiques_cut"] == 2
     assert found.revise(expert).said[1] == "<think>It helps. It is fast! Is it? And more .</think>"
+
+
+def test_a_critic_that_writes_nothing_leaves_the_thought(chat: ToolChat, expert: Demonstration) -> None:
+    found, _ = thought_over(chat, expert, at(2, *["other"] * 5), ModelCritic(Answers(""), "endpoint:some"))
+    assert (found.counts["flagged"], found.counts["unwritten"], found.thoughts) == (1, 1, {})
+    assert found.revise(expert).said == expert.said
 
 
 def test_the_rule_critic_says_how_each_action_ended(chat: ToolChat, expert: Demonstration) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proactor.engine import ProactorError
+from proactor.environments.episode import Ending
 from proactor.methods import user_metrics
 from proactor.methods.user_metrics import (
     Outcome,
@@ -19,7 +21,7 @@ from proactor.methods.user_metrics import (
     paired_change,
     pass_at_u,
 )
-from tests.proactor.methods.episodes import episode
+from tests.proactor.methods.episodes import episode, failed
 
 near = pytest.approx
 
@@ -49,6 +51,33 @@ def test_user_involvement_by_action_and_by_episode() -> None:
     assert found["user_rate"] == near(5 / 8) and found["user_rate_macro"] == near(5 / 14)
     assert found["score"] == near(0.5) and found["user_actions"] == near(5 / 3)
     assert found["tokens"] == near(16 / 3)  # observations are not the agent's
+
+
+def test_actions_are_calls_and_not_turns() -> None:
+    """Several calls in one reply are so many actions; those that did not run are none."""
+    one = episode([0.0, 1.0], "eu")
+    one.turns = [replace(one.turns[0], ran=1), replace(one.turns[1], ran=6, user_involved=5)]
+    assert (one.user_actions, one.actions) == (5, 7) and Outcome.of(one).actions == 7
+    assert metrics([Outcome.of(one)])["user_rate"] == near(5 / 7) and pass_at_u([Outcome.of(one)], 4) == 0
+
+
+@pytest.mark.parametrize("ending", ["error", "timeout", "cancelled"])
+def test_an_environment_that_failed_says_nothing_of_the_agent(ending: Ending) -> None:
+    lost = Outcome.of(failed(ending))
+    assert lost.failed and not outcome().failed
+    kept = [outcome(), outcome(False)]
+    assert user_metrics.metrics([*kept, lost]) == user_metrics.metrics(kept)
+    assert pass_at_u([*kept, lost], 1) == 0.5 and user_metrics.metrics([lost])["score"] == 0
+
+
+def test_a_task_that_failed_on_one_side_is_left_out_of_both() -> None:
+    before = [outcome(False, task=f"t{i}") for i in range(3)]
+    after = [outcome(task="t0"), outcome(False, task="t1"), replace(outcome(False, task="t2"), failed=True)]
+    assert paired_change(before, after)["solved"].estimate == near(0.5)
+    assert intervals(after)["solved"].estimate == near(0.5)
+    assert [len(side) for side in user_metrics.without_failed(before, after)] == [2, 2]
+    with pytest.raises(ProactorError, match="in each task an environment failed"):
+        intervals(after[2:])
 
 
 def test_the_environment_may_name_its_own_success() -> None:

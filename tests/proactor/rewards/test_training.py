@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from proactor.dialogue.candidates import Candidates
+from proactor.dialogue.prompt import PromptEncoder, PromptStyle
 from proactor.engine import EarlyGradient, Group
 from proactor.rewards import GroupScores, RewardWorker, WeightedMetric, load_reward
-from proactor.rewards.schedule import TrainingProgress
+from proactor.rewards.components import FunctionComponent
+from proactor.rewards.mixture import Mixture, Term
+from proactor.rewards.schedule import Constant, TrainingProgress
 from proactor.training.loop import train
 from proactor.training.runs import CLOCKS
 from proactor.training.steps import grpo_step
@@ -78,6 +81,29 @@ def test_a_group_reward_trains_as_a_function_with_the_same_values_does(
     assert torch.equal(fresh.engine.state_dict()["adapter"], wanted)
     same = row.keys() & other.keys() - {"policy_version", *CLOCKS}
     assert {k: row[k] for k in same} == {k: other[k] for k in same} and len(same) > 20
+
+
+def test_a_function_in_a_mixture_sees_the_prompts_that_the_policy_saw(
+    fresh: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the run's style, as a function by itself does."""
+    style = PromptStyle(instructions="Act in time.")
+    monkeypatch.setattr(fresh, "encoder", PromptEncoder(fresh.encoder.chat, fresh.encoder.catalog, style))
+    seen: list[list[Any]] = [[], []]
+
+    def noting(place: int) -> Any:
+        def reward(prompts: list[Any], completions: list[str], **columns: Any) -> list[float]:
+            seen[place] += prompts
+            return [length(text) for text in completions]
+
+        return reward
+
+    start = fresh.engine.state_dict()
+    one_step(fresh, noting(0))
+    fresh.engine.load_state_dict(start)
+    term = Term("mine", FunctionComponent("mine", noting(1)), "reward", Constant(value=1.0))
+    one_step(fresh, Mixture("mixed", [term]))
+    assert seen[0] and seen[0] == seen[1] and all("Act in time." in prompt for prompt in seen[0])
 
 
 def test_the_stage_is_that_of_training(fresh: Workspace) -> None:

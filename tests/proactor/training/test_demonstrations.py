@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 
 from proactor.engine import Sample
+from proactor.environments.demonstration import turn_ids
 from proactor.environments.episode import Episode
 from proactor.environments.gyms.function_family import FunctionFamily
+from proactor.environments.host import HostConfig
+from proactor.environments.player import Player
 from proactor.environments.wording import SECTIONS
 from proactor.methods.bao import read_sections
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import Arena
 from proactor.training.episodes_loop import train_episodes
+from proactor.training.runs import Run
+from proactor.training.teaching import Teaching
 from tests.proactor.training.episodes import PLAY, calling_folder, config
 from tests.proactor.training.test_loop import rows
 
@@ -27,6 +32,41 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gym = FunctionFamily(**FAMILY)  # type: ignore[arg-type]
     opening = gym.make(gym.tasks("train")[0]).reset(0)
     return calling_folder(tmp_path_factory.mktemp("family") / "model", opening, steps=2, context=4096)
+
+
+def test_the_expert_is_shown_what_the_agent_will_be_shown(model: Path, tmp_path: Path) -> None:
+    """The reward line, where the host shows it; and an expert that needs more turns than there are fails."""
+    settings = config(
+        tmp_path,
+        model,
+        engine={"kv_tokens": 4096},
+        environment={
+            "gym": "function_family",
+            "options": FAMILY,
+            "dev": 2,
+            "play": PLAY,
+            "host": {"show_reward": True},
+        },
+        sft={"thoughts": False},
+        grpo=None,
+    )
+    arena = Arena.open(settings)
+    task = arena.tasks.train[0]
+    taught = Teaching(arena, Run(settings.folder)).episodes()
+    [sample] = taught.samples(task)
+    assert isinstance(sample, Sample)
+    said = arena.chat.template.chat.tokenizer.decode(sample.token_ids)
+    assert said.count("\nReward: 0.0") == len(sample.turns()) - 1 >= 2
+    replies = turn_ids(taught.demonstration(task).episode(arena.chat))
+
+    async def replayed(player: Player) -> Episode:
+        return await player.play(task, 0, key=0, lead=replies)
+
+    seen = arena.playing(0, replayed)[0].sample.token_ids  # as far as an episode's tokens go
+    assert "Reward: 0.0" in arena.chat.template.chat.tokenizer.decode(seen)
+    assert seen == sample.token_ids[: len(seen)]
+    short = Demonstrations.of(arena.gym, arena.chat, thoughts=False, host=HostConfig(max_turns=2))
+    assert short.samples(task) == "failed"
 
 
 def spoiled(episode: Episode, replies: Sequence[str], place: int) -> tuple[Episode, Sequence[str]]:

@@ -15,6 +15,7 @@ from proactor.environments.calls import INTERACT
 from proactor.environments.gyms import catalog
 from proactor.progress import Quiet
 from proactor.training.episodes_loop import train_episodes
+from proactor.training.runs import RunError
 from tests.proactor.environments.worlds import RELEASE, Gym
 from tests.proactor.training.episodes import PLAY, calling_folder, config
 from tests.proactor.training.test_loop import rows
@@ -175,6 +176,33 @@ def test_worlds_that_misbehave_end_their_own_episodes(counting: Path, tmp_path: 
     assert row["episodes"] == len(episodes) and row["skipped_update"] == 0 and row["grad_norm"] > 0
     assert row["groups_with_spread"] >= 1 and row["groups_too_small"] >= len(said) - 2
     assert f"{failed} episodes failed (" in heard.steps[0]
+
+
+def test_failed_episodes_are_in_no_metric(counting: Path, tmp_path: Path) -> None:
+    """Of training, of the dev tasks and of the test tasks; the console and the summary count them."""
+    environment = {"gym": "bad", "options": {"train": ["raises", "fine0", "fine1"], "test": ["fine", "nan"]}}
+    steps, episodes, heard = trained(
+        tmp_path, counting, environment, "grpo.steps=1", "grpo.batch_tasks=2", "eval.final=true"
+    )
+    fine = [e for e in episodes if e["ending"] != "error"]
+    assert steps[0]["score"] == pytest.approx(sum(e["score"] for e in fine) / len(fine))
+    run = tmp_path / "runs" / "tiny"
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["tasks"], summary["failed"]) == (1, {"before": 1, "after": 1})
+    tested = json.loads((run / "episodes.json").read_text())
+    [score] = [e["score"] for e in tested["after"] if e["ending"] != "error"]
+    assert summary["after"]["score"] == pytest.approx(score)
+    lost = "1 of 2 episodes failed and are in no metric (nan: the reward is nan, no finite number)"
+    assert [line for line in heard.lines if "failed" in line][-2:] == [
+        f"before, on test: {lost}",
+        f"after, on test: {lost}",
+    ]
+
+
+def test_test_tasks_that_all_failed_are_no_comparison(counting: Path, tmp_path: Path) -> None:
+    environment = {"gym": "bad", "options": {"train": ["fine0", "fine1"], "test": ["nan"]}}
+    with pytest.raises(RunError, match="in each task an environment failed"):
+        trained(tmp_path, counting, environment, "grpo.steps=1", "grpo.batch_tasks=1", "eval.final=true")
 
 
 def test_a_gym_that_cannot_be_had_stops_the_run_and_says_why(counting: Path, tmp_path: Path) -> None:

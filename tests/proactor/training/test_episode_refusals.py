@@ -31,6 +31,10 @@ pytestmark = pytest.mark.usefixtures("guess")
         ("environment.dev=16", "leaves none to train on"),
         ("grpo=null", "neither sft nor grpo"),
         ("sft.lr=1e-3", "guess has no symbolic expert"),
+        (
+            "method={name: agent_omit, options: {cold_tasks: 24}}",
+            "method.options.cold_tasks: 24, and sft=null: what the cold start tries is learned in stage A",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(

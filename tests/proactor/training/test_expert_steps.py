@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from proactor.engine import Sample
 from proactor.environments.gyms.function_family import FunctionFamily
 from proactor.episode_config import EpisodeConfig
 from proactor.methods.stepagent import (
+    ExpertStep,
     Inspected,
     StepAgent,
     expert_steps,
@@ -25,7 +27,8 @@ from proactor.progress import Stopped
 from proactor.training.demonstrations import Demonstrations
 from proactor.training.episodes import Arena
 from proactor.training.episodes_loop import train_episodes
-from proactor.training.expert_steps import ExpertSteps
+from proactor.training.expert_steps import ExpertSteps, _of_all
+from proactor.training.method_credit import check_used
 from tests.proactor.training.episodes import PLAY, calling_folder, config
 from tests.proactor.training.test_loop import Asks, assert_equal, rows
 
@@ -132,7 +135,7 @@ def test_the_experts_own_replies_agree_and_give_no_pair(arena: Arena) -> None:
     assert arena.config.grpo is not None
     steps_row = ExpertSteps(arena, StepAgent(thoughts=False), arena.config.grpo, taught(arena), {})
     version = arena.engine.policy_version
-    row = steps_row._implicit(same)
+    row = steps_row._implicit({0: same})
     assert row["pairs"] == 0 and row["skipped_update"] == 1 and row["tokens_trained"] == 0
     assert arena.engine.policy_version == version
 
@@ -150,7 +153,36 @@ def test_a_task_whose_demonstration_is_left_out_is_counted(arena: Arena) -> None
         assert row["left_out_failed"] == 2 and row["states"] == 0 and row["skipped_update"] == 1
 
 
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("left_out", [set[int](), {0}, {1, 3}])
+def test_the_states_of_all_ranks_stand_in_the_order_of_the_tasks(world: int, left_out: set[int]) -> None:
+    """A task without states leaves no gap in which another's would stand, and one may come twice."""
+    tasks = ["a", "b", "a", "c", "d"]
+
+    def inspected(place: int) -> Inspected:
+        return Inspected(ExpertStep(tasks[place], place, [1], [2], ()), [], [])
+
+    places = [place for place in range(len(tasks)) if place not in left_out]
+    ranks = [{p: [inspected(p)] for p in places if p % world == rank} for rank in range(world)]
+
+    class Ranks:
+        def gather(self, mine: Any, phase: str) -> list[dict[int, list[int]]]:
+            made = [{p: turns(states) for p, states in rank.items()} for rank in ranks]
+            assert mine == made[0]
+            return made
+
+    def turns(states: Iterable[Inspected]) -> list[int]:
+        return [state.step.turn for state in states]
+
+    assert _of_all(Ranks(), ranks[0], turns, "x") == places  # type: ignore[arg-type]
+
+
 # -- refusals ---
+
+
+def test_by_rewards_all_of_grpo_counts(model: Path, tmp_path: Path) -> None:
+    grpo = {"lr": 1e-2, "beta": 0.1, "minibatches": 2, "clip": "cispo"}
+    check_used(settings(tmp_path, model, "inverse", grpo=grpo), StepAgent(reward="inverse"))
 
 
 @pytest.mark.parametrize(
@@ -159,6 +191,15 @@ def test_a_task_whose_demonstration_is_left_out_is_counted(arena: Arena) -> None
         ({"environment": {"gym": "questions", "dev": 2}}, "has no symbolic expert"),
         ({"sft": {"thoughts": True}}, "method.options.thoughts: False, and sft.thoughts is True"),
         ({"method": {"name": "stepagent", "options": {"bta": 1}}}, "unknown key 'bta' of stepagent (known"),
+        *(
+            ({"grpo": {"lr": 1e-2, **option}}, f"{said}: stepagent by pairs")
+            for said, option in (
+                ("grpo.beta=0.1", {"beta": 0.1}),
+                ("grpo.clip=cispo", {"clip": "cispo"}),
+                ("grpo.entropy_bonus=0.01", {"entropy_bonus": 0.01, "epochs": 2, "warmup": 3}),
+                ("grpo.minibatches=4", {"minibatches": 4, "normalizer": "samples"}),
+            )
+        ),
     ],
 )
 def test_what_cannot_teach_is_refused_before_anything_is_written(

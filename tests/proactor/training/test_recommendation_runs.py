@@ -80,7 +80,7 @@ def test_its_end_is_compared_with_a_player_at_random(
     said = capsys.readouterr().out
     assert f"change: {name} - {name} random" in said and f"score against {name} random: " in said
     gym, parts = open_tasks(settings)
-    wanted = metrics(scripted_outcomes(gym, parts.test, players(gym)["random"]))
+    wanted = metrics(scripted_outcomes(gym, [(task, 0) for task in parts.test], players(gym)["random"]))
     written = json.loads((tmp_path / "n.json").read_text())
     assert written["systems"][f"{name} random"] == pytest.approx(wanted)
     told = refusal(capsys, "compare", folder, folder, "--against", "nobody")
