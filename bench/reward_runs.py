@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bench.learning import ensure
+from bench.learning import all_steps, ensure
 from proactor.config import RunConfig
 from proactor.config_file import load_config
 from proactor.engine.state import read_state
@@ -71,6 +71,27 @@ class RewardRuns:
                 *evaluation_overrides(base),
                 f"grpo.steps={updates}",
                 f"grpo.eval_every={max(1, updates // CHECKS)}",
+            ],
+        )
+
+    def train_longer(self, start: Sequence[str], steps: int) -> Run:
+        """``steps`` supervised steps from the start, in another order than its own, compared as `train`'s.
+
+        Exits where the config has no supervised stage to go on with.
+        """
+        base = self.base
+        if base.sft is None:
+            raise SystemExit(f"{self.config}: has no supervised stage (sft) that --longer could go on with")
+        return ensure(
+            self.config,
+            [
+                *self.overrides,
+                *(override for override in start if not override.startswith("sft=")),
+                f"name={base.name}-longer-{steps}",
+                "seed=1",
+                *evaluation_overrides(base),
+                "grpo=null",
+                all_steps(base.sft, steps, eval_every=steps),
             ],
         )
 

@@ -1,14 +1,16 @@
 """What does each reward of the family train? One supervised start, the same number of updates, several seeds.
 
     python -m bench.rewards [CONFIG …] [--seeds 3] [--core-seeds 5] [--rewards rac …] [--budget-seconds 120]
-        [--updates 20] [--judge rule] [--set key=value …]
+        [--updates 20] [--longer 50] [--judge rule] [--set key=value …]
 
 On the first config (configs/sgd-small.yaml) every reward is trained with ``--seeds``, on the others
 (configs/star-small.yaml) only rac, custom_ruler and adaptive_ruler; these three with ``--core-seeds``. The
 budget is in seconds of the weighted metric's training steps, measured once: all rewards get the number of
 updates that fit. ``--updates`` gives their number instead, and nothing is measured. A supervised stage runs
-once and gives every run its start. Evaluations are the same for all: test dialogues, scored by the config's
-metric reward, never by the judge. The metric reward also selects each run's adapter on dev.
+once and gives every run its start. ``--longer STEPS``: so many more supervised steps from that start, as a
+rival of every reward; choose them to take as long (both times are in the record). Evaluations are the same
+for all: test dialogues, scored by the config's metric reward, never by the judge. The metric reward also
+selects each run's adapter on dev.
 
 Runs are processes, reused when the command is repeated (see `bench.learning`). Prints a table per config,
 with paired bootstrap intervals clustered by dialogue. Writes ``bench/results/<machine>/rewards.json``
@@ -27,19 +29,24 @@ from statistics import fmean
 from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.table import Table
 
-from bench.learning import RIVALS, difference, grpo_seconds, parsed_shares, recorded_config
-from bench.records import add_results, decimal, record_file, stamp, write_json
+from bench.learning import (
+    RIVALS,
+    difference,
+    grpo_seconds,
+    parsed_shares,
+    recorded_config,
+    training_seconds,
+)
+from bench.records import add_results, record_file, stamp, write_json
 from bench.reward_runs import RewardRuns
+from bench.rewards_table import SHOWN, show
 from proactor.evaluation.breakdown import tool_contributions
 from proactor.evaluation.play import Evaluation
 from proactor.evaluation.store import load_evaluations
 from proactor.scoring.arrays import mean_defined
 from proactor.scoring.bootstrap import KEYS
 from proactor.scoring.metrics import Contribution, aggregate
-from proactor.tables import plain_name
 from proactor.training.runs import Run
 from proactor.training.summary import pool_runs
 
@@ -54,8 +61,6 @@ REWARDS = (
     "adaptive_ruler",
 )
 CORE = ("rac", "custom_ruler", "adaptive_ruler")
-SHOWN = ("reward", "first_fire_f1", "on_time_f1", "recall", "precision", "pt", "ftr", "ac")
-"""Metrics in the table; the record has all of `bootstrap.KEYS`."""
 JUDGE_MEANS = ("judge/agreement", "judge/tau", "judge/spread", "zero_spread_share")
 """Keys of GRPO rows whose means are recorded, where they exist."""
 
@@ -80,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         if seeds:
             bench = RewardRuns(config, tuple(options.set), options.judge, options.ruler)
-            run_config(bench, seeds, options.updates, options.budget_seconds, record, file)
+            run_config(bench, seeds, options.updates, options.budget_seconds, options.longer, record, file)
     print(f"record: {file}")
 
 
@@ -95,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--core-seeds", type=int, default=5, help=f"seeds of {', '.join(CORE)}")
     parser.add_argument("--budget-seconds", type=float, default=120.0)
     parser.add_argument("--updates", type=int, help="updates of a run [default: what fits the budget]")
+    parser.add_argument("--longer", type=int, metavar="STEPS", help="more supervised steps, as a rival")
     parser.add_argument(
         "--judge",
         type=yaml.safe_load,
@@ -116,21 +122,32 @@ def run_config(
     seeds: Mapping[str, int],
     updates: int | None,
     budget: float,
+    longer: int | None,
     record: dict[str, Any],
     file: Path,
 ) -> None:
-    """Train every reward of ``seeds`` (reward -> number of seeds) on one config; write after each."""
+    """Train every reward of ``seeds`` (reward -> number of seeds) on one config; write after each. At last,
+    where asked for, so many more supervised steps.
+    """
     start = bench.start()
     updates = updates or bench.updates(start, budget)
     runs: dict[str, list[Run]] = {}
     for reward, count in seeds.items():
         runs[reward] = [bench.train(reward, seed, start, updates) for seed in range(count)]
-        if file.exists():  # keeps results of other configs, also those that another process writes meanwhile
-            record["configs"] = json.loads(file.read_text())["configs"]
         result = summarise(bench, runs) | {"updates": updates, "budget_seconds": budget}
-        record["configs"][bench.base.name] = result
-        write_json(file, record)
+        _write(bench.base.name, result, record, file)
+    if longer is not None:
+        result["longer"] = against_longer(bench.train_longer(start, longer), longer, runs)
+        _write(bench.base.name, result, record, file)
     show(bench.base.name, result)
+
+
+def _write(name: str, result: Mapping[str, Any], record: dict[str, Any], file: Path) -> None:
+    """Write a config's result beside those of others, which another process may write meanwhile."""
+    if file.exists():
+        record["configs"] = json.loads(file.read_text())["configs"]
+    record["configs"][name] = result
+    write_json(file, record)
 
 
 def summarise(bench: RewardRuns, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
@@ -186,6 +203,20 @@ def reward_result(bench: RewardRuns, reward: str, runs: Sequence[Run], rac: Sequ
         "groups_dropped": sum(row["groups_dropped"] for row in rows),
         "skipped_updates": sum(row["skipped_update"] for row in rows),
         "means": means,
+    }
+
+
+def against_longer(longer: Run, steps: int, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """More supervised training, and what each reward has over it (``over``), paired by dialogue."""
+    rival = _evaluations(longer)["after"]
+    return {
+        "steps": steps,
+        "seconds": training_seconds(longer, "sft"),
+        "after": {key: rival.metrics[key] for key in KEYS},
+        "over": {
+            reward: difference([rival.contributions] * len(seeds), contributions_of(seeds, "after"))
+            for reward, seeds in runs.items()
+        },
     }
 
 
@@ -259,56 +290,6 @@ def metrics_on(runs: ContributionsBySeed, ids: Collection[str]) -> dict[str, flo
     """The metrics of some dialogues, means over the seeds where they are defined; None where none is."""
     each = [aggregate(contributions) for contributions in select_dialogues(runs, ids)]
     return {key: mean_defined(metrics[key] for metrics in each) for key in KEYS}
-
-
-def show(name: str, result: Mapping[str, Any]) -> None:
-    """Print the table of one config."""
-    title = f"{name}: {result['updates']} updates, {result['dialogues']} test dialogues"
-    table = Table(title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    table.add_column("seeds", justify="right")
-    for key in SHOWN:
-        table.add_column(plain_name(key), justify="right")
-    for heading in ("F1 over start [95%]", "F1 over RAC [95%]", "s a run", "dropped"):
-        table.add_column(heading, justify="right")
-    for system, metrics in result["systems"].items():
-        table.add_row(system.replace("_", " "), "", *_metric_cells(metrics), "", "", "", "")
-    for reward, row in result["rewards"].items():
-        seconds, dropped = f"{row['seconds']:.0f}", f"{row['groups_dropped']:.0f}"
-        table.add_row(
-            reward, str(row["runs"]), *_metric_cells(row["after"]), *_f1_cells(row), seconds, dropped
-        )
-        for part, values in row["parts"].items():
-            label = f"  {part.replace('_', ' ')} ({values['dialogues']})"
-            table.add_row(label, "", *_metric_cells(values["after"]), *_f1_cells(values), "", "")
-    Console(width=220).print(table)
-    _show_tools(result)
-
-
-def _show_tools(result: Mapping[str, Any]) -> None:
-    """Print how often each tool was fired, and rightly, in the test part; nothing without unseen ones."""
-    for reward, row in result["rewards"].items():
-        for tool, counts in row["tools"].items():
-            told = "; ".join(
-                f"{side} {counts[side]['right']:.1f} right of {counts[side]['fires']:.1f}"
-                for side in ("before", "after")
-            )
-            print(f"{reward}, {tool}: {counts['references']:.0f} wanted; {told}")
-
-
-def _metric_cells(metrics: Mapping[str, float | None]) -> list[str]:
-    return [decimal(metrics[key]) for key in SHOWN]
-
-
-def _f1_cells(values: Mapping[str, Any]) -> list[str]:
-    """First-fire F1 over the start and over RAC, with intervals."""
-    cells = []
-    for intervals in (values["difference"], values["over_rac"]):
-        f1 = intervals.get("first_fire_f1")
-        cells.append(
-            rf"{f1['estimate']:+.3f} \[{f1['low']:+.3f}, {f1['high']:+.3f}]" if f1 is not None else ""
-        )
-    return cells
 
 
 if __name__ == "__main__":

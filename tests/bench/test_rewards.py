@@ -106,6 +106,32 @@ def test_every_reward_from_one_start_and_a_second_call(
     assert json.loads(file.read_text())["configs"].keys() == {"one", "two"}, "the other config's results stay"
 
 
+def test_more_supervised_steps_are_a_rival(
+    model: Path, trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config(tmp_path, model, "one")
+    arguments = [str(file), "--rewards", "rac", "--core-seeds", "2", "--updates", "1", "--longer", "2"]
+    arguments += ["--results", str(tmp_path / "results")]
+    rewards.main(arguments)
+    assert trained == ["one-start", "one-rac-1u-s0", "one-rac-1u-s1", "one-longer-2"]
+    (written,) = (tmp_path / "results").glob("*/rewards.json")
+    found = json.loads(written.read_text())["configs"]["one"]
+    longer, after = found["longer"], found["rewards"]["rac"]["after"]
+    assert longer["steps"] == 2 and longer["seconds"] > 0 and longer["over"].keys() == {"rac"}
+    gained = longer["over"]["rac"]["reward"]["estimate"]
+    assert gained == pytest.approx(after["reward"] - longer["after"]["reward"])
+    run = Run(tmp_path / "runs" / "one-longer-2")
+    assert [row["kind"] for row in run.rows() if row["kind"] in ("sft", "grpo")] == ["sft"] * 2
+    settings = yaml.safe_load(run.config.read_text())
+    assert settings["start"].endswith("one-start/best") and settings["seed"] == 1
+    trained.clear()
+    rewards.main(arguments)
+    assert trained == []
+    bare = config(tmp_path, model, "bare", sft=None)
+    with pytest.raises(SystemExit, match=r"bare.yaml: has no supervised stage \(sft\)"):
+        rewards.main([str(bare), *arguments[1:]])
+
+
 def test_unseen_domains_and_tools_have_results_of_their_own(
     model: Path, trained: list[str], tmp_path: Path
 ) -> None:
