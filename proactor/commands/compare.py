@@ -82,7 +82,8 @@ def _compare_episodes(
         names = [f"{name} ({folder})" for name, folder in zip(names, folders, strict=True)]
     result = compare_episodes(folders, systems, resamples=resamples)
     sides = dict(zip(names, result["systems"], strict=True))
-    failed = f" ({sum(result['failed'])} episodes failed)" if any(result["failed"]) else ""
+    count = sum(result["failed"])
+    failed = f" ({count} episode{'s' if count > 1 else ''} failed)" if count else ""
     title = f"{result['tasks']} test tasks{failed}; change: {names[1]} - {names[0]}"
     console.print(metrics_table(title, sides, KEYS, result["difference"]))
     console.print(_verdict(names[0], result["difference"]["score"]), soft_wrap=True, markup=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proactor.methods.user_metrics import KEYS, paired_change
+from proactor.methods.user_metrics import KEYS, metrics, paired_change, without_failed
 from proactor.training.episode_rows import read_before_after
 from tests.proactor.commands.calls import call, refusal
 from tests.proactor.report.episode_runs import write_run
@@ -25,14 +25,14 @@ def test_compare_pairs_them_by_task(
 ) -> None:
     call("compare", *runs, "--json", tmp_path / "numbers.json", "--resamples", 200)
     said = capsys.readouterr().out
-    assert "12 test tasks; change: b - a" in said
+    assert "11 test tasks (1 episode failed); change: b - a" in said
     written = json.loads((tmp_path / "numbers.json").read_text())
-    for folder in runs:
-        summary = json.loads((folder / "summary.json").read_text())
-        assert written["systems"][folder.name] == pytest.approx(summary["after"])
-        assert f"{summary['after']['score']:.3f}" in said
     read = [read_before_after(folder) for folder in runs]
     a, b = ([row.outcome(1.0) for row in one.after] for one in read if one)
+    for folder, kept in zip(runs, without_failed(a, b), strict=True):
+        values = {key: value for key, value in metrics(kept).items() if key in KEYS}
+        assert len(kept) == 11 and written["systems"][folder.name] == pytest.approx(values)
+        assert f"{values['score']:.3f}" in said
     wanted = paired_change(a, b, KEYS, resamples=200)
     for key, change in written["difference"].items():
         assert change["estimate"] == pytest.approx(wanted[key].estimate)
