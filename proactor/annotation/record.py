@@ -37,9 +37,9 @@ class AnnotationOptions(BaseModel):
     quality gates [INFERRED].
 
     ``gates``: drop dialogues that fail G1 or G2; failures are counted either way, and one that does not fit
-    an oracle's context is dropped either way. ``causality``: apply G4 to
-    each mark and each reference. ``second_reading``: share of the dialogues that are annotated twice for G3,
-    at least one, sampled by ``seed``.
+    an oracle's context is dropped either way. ``causality``: apply G4 to each mark and each reference.
+    ``second_reading``: share of the dialogues that are annotated twice for G3, at least one, sampled by
+    ``seed``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
